@@ -1,0 +1,4 @@
+//! From the socket to the answer.
+
+pub mod certs;
+pub mod server;

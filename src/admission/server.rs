@@ -1,0 +1,1 @@
+//! The TLS listener: limits and drain.

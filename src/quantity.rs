@@ -1,0 +1,1 @@
+//! Text and arithmetic of Kubernetes quantities (QTY).

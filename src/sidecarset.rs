@@ -1,0 +1,3 @@
+//! What a SidecarSet means.
+
+pub mod expression;
