@@ -1,3 +1,5 @@
 //! What a SidecarSet means.
 
+pub mod defaults;
 pub mod expression;
+pub mod revision;

@@ -1,0 +1,84 @@
+//! The API as Rust types: what is on the wire, in the reference's member order.
+//!
+//! Nothing here decides. Every struct is declared with [`wire!`], whose three words are those of the
+//! specification's tables (API notation, HASH-8): `always`, `opt` and `ptr`. Because members are printed in the
+//! order of their declaration, the JSON of these types *is* the text that the hashes cover (HASH-7).
+
+pub mod container;
+pub mod image;
+pub mod json;
+pub mod meta;
+pub mod names;
+pub mod sidecarset;
+pub mod volume;
+
+use serde::{Deserialize, Serialize};
+
+/// Whether a value is what its type starts as, and so left out by an `opt` member.
+pub(crate) fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Whether a list is absent or empty, and so left out by a `list` member.
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+pub(crate) fn is_empty_list<T>(list: &Option<Vec<T>>) -> bool {
+    list.as_ref().is_none_or(Vec::is_empty)
+}
+
+/// Declares structs of the API with the words of the specification's tables.
+///
+/// * `always`: printed even when empty or zero;
+/// * `opt`: left out when empty, zero or absent;
+/// * `ptr`: left out only when absent (the field becomes an `Option`);
+/// * `list`: left out when absent or empty, yet the two are kept apart (an `Option<Vec<_>>`, for HASH-3).
+macro_rules! wire {
+    ($( $(#[$meta:meta])* pub struct $name:ident { $($body:tt)* } )*) => {
+        $( $crate::api::wire!(@member [$(#[$meta])* pub struct $name] [] $($body)*); )*
+    };
+    (@member [$($head:tt)*] [$($done:tt)*]) => {
+        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        $($head)* { $($done)* }
+    };
+    (@member $head:tt [$($done:tt)*] $(#[$m:meta])* always $field:ident: $type:ty, $($rest:tt)*) => {
+        $crate::api::wire!(@member $head [$($done)* $(#[$m])* pub $field: $type,] $($rest)*);
+    };
+    (@member $head:tt [$($done:tt)*] $(#[$m:meta])* opt $field:ident: $type:ty, $($rest:tt)*) => {
+        $crate::api::wire!(@member $head [$($done)* $(#[$m])*
+            #[serde(skip_serializing_if = "crate::api::is_zero")] pub $field: $type,] $($rest)*);
+    };
+    (@member $head:tt [$($done:tt)*] $(#[$m:meta])* ptr $field:ident: $type:ty, $($rest:tt)*) => {
+        $crate::api::wire!(@member $head [$($done)* $(#[$m])*
+            #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,] $($rest)*);
+    };
+    (@member $head:tt [$($done:tt)*] $(#[$m:meta])* list $field:ident: $type:ty, $($rest:tt)*) => {
+        $crate::api::wire!(@member $head [$($done)* $(#[$m])*
+            #[serde(skip_serializing_if = "crate::api::is_empty_list")] pub $field: Option<Vec<$type>>,] $($rest)*);
+    };
+}
+pub(crate) use wire;
+
+/// A number or a string, printed as it was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum IntOrString {
+    /// A JSON integer.
+    Int(i32),
+    /// A JSON string, such as `"50%"` or a port's name.
+    String(String),
+}
+
+impl Default for IntOrString {
+    fn default() -> Self {
+        Self::Int(0)
+    }
+}
+
+impl std::fmt::Display for IntOrString {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Int(number) => write!(f, "{number}"),
+            Self::String(text) => write!(f, "{text:?}"),
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! JSON in and out of the typed API without losing what the types do not know.
+//!
+//! [`decode`] reads a document into a type and keeps every member that the type has no field for, with its place
+//! (RSP-5, HASH-9); [`Unknown::restore`] puts them back after the types were changed. [`text`] prints as the reference
+//! prints, which is what hashes and revision names are made of (HASH-7).
+
+use std::fmt;
+use std::io::{self, Write};
+
+use serde::{Deserialize, Serialize};
+use serde_ignored::Path;
+use serde_json::Value;
+use serde_json::ser::Formatter;
+
+/// A document does not fit its type.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+pub struct DecodeError {
+    /// Path of the member, such as `spec.containers[0].ports[0].containerPort`.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// The members of a document that its type has no field for, with their places.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unknown(Vec<(Vec<Step>, Value)>);
+
+/// One step of the way to a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Into an object.
+    Key(String),
+    /// Into an array.
+    Index(usize),
+}
+
+/// Reads `document` as `T`. As in the reference, `null` members count as absent.
+pub fn decode<'a, T: Deserialize<'a>>(document: &'a mut Value) -> Result<(T, Unknown), DecodeError> {
+    drop_nulls(document);
+    let document = &*document;
+    let mut paths = Vec::new();
+    let mut note = |path: Path<'_>| paths.push(steps(&path));
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(document, &mut track);
+    let decoded = T::deserialize(serde_ignored::Deserializer::new(tracked, &mut note));
+    let value = decoded.map_err(|error| DecodeError { path: track.path().to_string(), message: error.to_string() })?;
+    let unknown = paths
+        .into_iter()
+        .filter_map(|path| {
+            let member = look_up(document, &path)?.clone();
+            Some((path, member))
+        })
+        .collect();
+    Ok((value, Unknown(unknown)))
+}
+
+/// Compact JSON as the reference prints it: `<`, `>`, `&`, U+2028 and U+2029 are escaped, members keep the order of
+/// their declaration (HASH-7).
+pub fn text(value: &impl Serialize) -> String {
+    let mut out = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, HtmlSafe);
+    match value.serialize(&mut serializer) {
+        Ok(()) => String::from_utf8(out).unwrap_or_default(),
+        Err(_) => String::new(),
+    }
+}
+
+// === impl Unknown ===
+
+impl Unknown {
+    /// Puts the members back into `document`, wherever their parent still exists. Nothing that is there is changed.
+    pub fn restore(&self, document: &mut Value) {
+        for (path, member) in &self.0 {
+            let Some((Step::Key(key), parent)) = path.split_last() else { continue };
+            if let Some(Value::Object(parent)) = look_up_mut(document, parent) {
+                parent.entry(key.clone()).or_insert_with(|| member.clone());
+            }
+        }
+    }
+
+    /// Dotted paths of the members, for a message.
+    pub fn paths(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(path, _)| print(path))
+    }
+
+    /// Whether there is an unknown member directly below `path`.
+    pub fn is_below(&self, path: &[Step]) -> bool {
+        self.0.iter().any(|(unknown, _)| unknown.len() == path.len() + 1 && unknown.starts_with(path))
+    }
+
+    /// The members below `path`, with paths relative to it.
+    #[must_use]
+    pub fn below(&self, path: &[Step]) -> Self {
+        Self(
+            self.0
+                .iter()
+                .filter(|(unknown, _)| unknown.len() > path.len() && unknown.starts_with(path))
+                .map(|(unknown, member)| (unknown[path.len()..].to_vec(), member.clone()))
+                .collect(),
+        )
+    }
+}
+
+fn steps(path: &Path<'_>) -> Vec<Step> {
+    match path {
+        Path::Root => Vec::new(),
+        Path::Seq { parent, index } => push(steps(parent), Step::Index(*index)),
+        Path::Map { parent, key } => push(steps(parent), Step::Key(key.clone())),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => steps(parent),
+    }
+}
+
+fn push(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
+    steps.push(step);
+    steps
+}
+
+fn print(path: &[Step]) -> String {
+    use fmt::Write as _;
+    let mut out = String::new();
+    for step in path {
+        // Writing to a String cannot fail.
+        let _ = match step {
+            Step::Key(key) if out.is_empty() => write!(out, "{key}"),
+            Step::Key(key) => write!(out, ".{key}"),
+            Step::Index(index) => write!(out, "[{index}]"),
+        };
+    }
+    out
+}
+
+fn look_up<'a>(document: &'a Value, path: &[Step]) -> Option<&'a Value> {
+    path.iter().try_fold(document, |at, step| match step {
+        Step::Key(key) => at.get(key),
+        Step::Index(index) => at.get(index),
+    })
+}
+
+fn look_up_mut<'a>(document: &'a mut Value, path: &[Step]) -> Option<&'a mut Value> {
+    path.iter().try_fold(document, |at, step| match step {
+        Step::Key(key) => at.get_mut(key),
+        Step::Index(index) => at.get_mut(index),
+    })
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+// === impl HtmlSafe ===
+
+/// Escapes what is dangerous inside HTML, as Go's encoder does.
+struct HtmlSafe;
+
+impl Formatter for HtmlSafe {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+            let (plain, special) = rest.split_at(at);
+            out.write_all(plain.as_bytes())?;
+            let mut chars = special.chars();
+            if let Some(special) = chars.next() {
+                write!(out, "\\u{:04x}", u32::from(special))?;
+            }
+            rest = chars.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::sidecarset::SidecarSet;
+
+    #[test]
+    fn members_of_the_future_come_back_at_their_place() {
+        let mut document = json!({
+            "metadata": {"name": "a", "managedFields": [{"manager": "kubectl"}]},
+            "spec": {"containers": [{"name": "x", "fromTheFuture": {"y": 1}}], "newMember": true},
+        });
+        let (set, unknown) = decode::<SidecarSet>(&mut document).unwrap();
+        let mut out = serde_json::to_value(&set).unwrap();
+        unknown.restore(&mut out);
+        assert_eq!(out["spec"]["containers"][0]["fromTheFuture"], json!({"y": 1}));
+        assert_eq!(out["spec"]["newMember"], json!(true));
+        assert_eq!(out["metadata"]["managedFields"][0]["manager"], json!("kubectl"));
+    }
+
+    #[test]
+    fn an_error_names_the_member() {
+        let mut document = json!({"spec": {"containers": [{"name": "x"}, {"name": "y", "args": ["a", 1]}]}});
+        let error = decode::<SidecarSet>(&mut document).unwrap_err();
+        assert_eq!(error.path, "spec.containers[1].args[1]");
+        assert!(error.message.contains("integer `1`"), "{error}");
+    }
+
+    #[test]
+    fn null_counts_as_absent() {
+        let mut document = json!({"spec": {"containers": null, "selector": null}});
+        let (set, _) = decode::<SidecarSet>(&mut document).unwrap();
+        assert_eq!(set, SidecarSet::default());
+    }
+
+    #[test]
+    fn text_escapes_as_the_reference_does() {
+        let value = json!({"a": "<b> & \u{2028}\u{2029} \u{7f}/ \u{1} \n é"});
+        assert_eq!(text(&value), "{\"a\":\"\\u003cb\\u003e \\u0026 \\u2028\\u2029 \u{7f}/ \\u0001 \\n é\"}");
+    }
+}

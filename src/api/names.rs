@@ -1,0 +1,58 @@
+//! Every label, annotation, env, gate and object name that Outrigger writes or reads (API-60 … API-66).
+
+/// Group of all kinds served here.
+pub const GROUP: &str = "apps.kruise.io";
+/// `apiVersion` of the hub and storage version (CONV-1).
+pub const V1BETA1: &str = "apps.kruise.io/v1beta1";
+/// `apiVersion` of the older version.
+pub const V1ALPHA1: &str = "apps.kruise.io/v1alpha1";
+
+/// Hash over a SidecarSet's containers; on a pod, the record of what was injected (HASH-1, ANN-1).
+pub const HASH: &str = "kruise.io/sidecarset-hash";
+/// The same without images (HASH-4, ANN-4).
+pub const HASH_WITHOUT_IMAGE: &str = "kruise.io/sidecarset-hash-without-image";
+/// Names of the SidecarSets that a pod carries (ANN-2).
+pub const INJECTED_LIST: &str = "kruise.io/sidecarset-injected-list";
+/// Hot-upgrade entry → the container of its pair that works (HOT-5).
+pub const WORKING_CONTAINER: &str = "kruise.io/sidecarset-working-hotupgrade-container";
+/// Prefix of the per-container version annotation (HOT-3).
+pub const VERSION_PREFIX: &str = "version.sidecarset.kruise.io/";
+/// Prefix of the per-container alternate version annotation (HOT-3).
+pub const VERSION_ALT_PREFIX: &str = "versionalt.sidecarset.kruise.io/";
+
+/// `"true"` makes a SidecarSet a canary of [`CANARY_BASE`] (CAN-1).
+pub const CANARY: &str = "apps.kruise.io/sidecarset-canary";
+/// The SidecarSet that a canary stands in for (CAN-1).
+pub const CANARY_BASE: &str = "apps.kruise.io/sidecarset-base";
+/// Custom version: a label of v1alpha1 SidecarSets and of revisions (CONV-SS-4, API-61).
+pub const CUSTOM_VERSION: &str = "apps.kruise.io/sidecarset-custom-version";
+/// Label of a revision: the SidecarSet it belongs to (API-61).
+pub const REVISION_OF: &str = "kruise.io/sidecarset-name";
+
+/// Pod annotation that asks for containers in order (PRI-3).
+pub const LAUNCH_PRIORITY: &str = "apps.kruise.io/container-launch-priority";
+/// The one value of [`LAUNCH_PRIORITY`] that means something.
+pub const LAUNCH_PRIORITY_ORDERED: &str = "Ordered";
+/// Container env with the user's priority (PRI-4).
+pub const PRIORITY_ENV: &str = "KRUISE_CONTAINER_PRIORITY";
+/// Container env that holds the kubelet back until its group's turn (PRI-6).
+pub const BARRIER_ENV: &str = "KRUISE_CONTAINER_BARRIER";
+
+/// Marks an injected container (ENV-2).
+pub const IS_INJECTED: &str = "IS_INJECTED";
+/// Version of a hot-upgrade container, through the downward API (HOT-4).
+pub const VERSION_ENV: &str = "SIDECARSET_VERSION";
+/// Version of its twin (HOT-4).
+pub const VERSION_ALT_ENV: &str = "SIDECARSET_VERSION_ALT";
+
+/// Readiness gate of pods that an apps.kruise.io workload owns (RG-1).
+pub const POD_READY_GATE: &str = "KruisePodReady";
+/// Label of a namespace with its own name, put there by the API server.
+pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// ConfigMap with settings of the operator (SSV-30).
+pub const CONFIGURATION: &str = "kruise-configuration";
+/// Its key with the annotations that `patchPodMetadata` may touch (SSV-30).
+pub const PATCH_WHITE_LIST: &str = "SidecarSet_PatchPodMetadata_WhiteList";
+/// The operator's namespace when `POD_NAMESPACE` is unset (WH-8).
+pub const DEFAULT_NAMESPACE: &str = "kruise-system";
