@@ -59,7 +59,7 @@ fn default_container(container: &mut SidecarContainer) {
         }
     }
     for quantity in container.resources.limits.values_mut().chain(container.resources.requests.values_mut()) {
-        *quantity = quantity.round_up_to_milli();
+        *quantity = quantity.clone().round_up_to_milli();
     }
     for probe in [&mut container.liveness_probe, &mut container.readiness_probe].into_iter().flatten() {
         default_probe(probe);
