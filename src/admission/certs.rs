@@ -44,8 +44,8 @@ const RENEWAL: SignedDuration = SignedDuration::from_hours(30 * 24);
 const SKEW: SignedDuration = SignedDuration::from_hours(1);
 
 /// How often an ending certificate is looked for, and how often it is mentioned.
-const EXPIRY_CHECK: Duration = Duration::from_secs(3600);
-const EXPIRY_WARNING: Duration = Duration::from_secs(24 * 3600);
+const EXPIRY_CHECK: Duration = Duration::from_hours(1);
+const EXPIRY_WARNING: Duration = Duration::from_hours(24);
 
 /// Where a pair lies.
 #[derive(Debug, Clone, PartialEq, Eq)]

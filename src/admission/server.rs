@@ -246,7 +246,7 @@ impl Default for Limits {
             connections: 1024,
             handshake: Duration::from_secs(5),
             header: Duration::from_secs(10),
-            idle: Duration::from_secs(120),
+            idle: Duration::from_mins(2),
             body_bytes: 8 * 1024 * 1024,
             request: Duration::from_millis(2500),
             streams: 250,
