@@ -490,8 +490,10 @@ async fn a_busy_client_is_told_to_go_and_loses_no_request() -> Result<()> {
 }
 
 #[tokio::test]
-async fn connections_at_rest_do_not_hold_up_the_drain() -> Result<()> {
-    let (mut server, _) = start(Limits::default()).await?;
+async fn connections_at_rest_end_within_a_short_drain() -> Result<()> {
+    let limits = Limits::default();
+    let router = router(&limits, &Seen::default());
+    let mut server = support::start(router, limits, SHORT * 2).await?;
     let mut kept = Vec::new();
     for http in [Http::One, Http::Two, Http::One, Http::Two] {
         let mut connection = server.connect(http).await?;

@@ -37,8 +37,8 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 use tracing::{debug, error, info, warn};
 
-/// How long an HTTP/1.1 connection may still bring a request after the drain has begun. Its answer then says
-/// `connection: close`; closing at once would break the request that is already on its way.
+/// How long an HTTP/1.1 connection may still bring a request after the drain has begun, at most half of the drain.
+/// Its answer then says `connection: close`; closing at once would break the request that is already on its way.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// How much of a request's head is kept in memory, for either protocol.
@@ -150,6 +150,7 @@ pub enum BodyError {
 /// What all connections of one listener share.
 struct Shared {
     limits: Limits,
+    linger: Duration,
     router: Router,
     h1: auto::Builder<Streams>,
     h2: auto::Builder<Streams>,
@@ -306,7 +307,7 @@ impl Bound {
         } = self;
         let acceptor = TlsAcceptor::from(tls);
         let slots = Arc::new(Semaphore::new(limits.connections));
-        let shared = Arc::new(Shared::new(limits, router, counts));
+        let shared = Arc::new(Shared::new(limits, drain, router, counts));
         let mut connections = JoinSet::new();
         let mut refusals = Quiet::default();
         let mut failures = Quiet::default();
@@ -488,7 +489,7 @@ fn of_one_client(err: &io::Error) -> bool {
 // === impl Shared ===
 
 impl Shared {
-    fn new(limits: Limits, router: Router, counts: Arc<Counts>) -> Self {
+    fn new(limits: Limits, drain: Duration, router: Router, counts: Arc<Counts>) -> Self {
         let streams = TaskTracker::new();
         let mut builder = auto::Builder::new(Streams(streams.clone()));
         // The watch times heads: hyper's own timer would also end an idle connection, and arms itself for
@@ -506,6 +507,7 @@ impl Shared {
             .keep_alive_timeout(limits.header);
         Self {
             limits,
+            linger: LINGER.min(drain / 2),
             router,
             h1: builder.clone().http1_only(),
             h2: builder.http2_only(),
@@ -601,7 +603,7 @@ impl Watch<'_> {
         }
         match self.protocol {
             Protocol::Http1 => {
-                self.enter(Stage::Linger, LINGER);
+                self.enter(Stage::Linger, self.pulse.shared.linger);
                 None
             }
             Protocol::Http2 => {
