@@ -3,3 +3,4 @@
 pub mod defaults;
 pub mod expression;
 pub mod revision;
+pub mod validate;
