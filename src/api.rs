@@ -10,6 +10,7 @@ pub mod json;
 pub mod meta;
 pub mod names;
 pub mod sidecarset;
+pub mod syntax;
 pub mod volume;
 
 use serde::{Deserialize, Serialize};

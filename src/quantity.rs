@@ -344,6 +344,12 @@ impl Neg for Quantity {
     }
 }
 
+impl Default for Quantity {
+    fn default() -> Self {
+        Self::zero()
+    }
+}
+
 impl PartialEq for Quantity {
     fn eq(&self, other: &Self) -> bool {
         self.nanos == other.nanos

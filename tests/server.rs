@@ -43,10 +43,7 @@ fn router(limits: &Limits, seen: &Seen) -> Router {
     let limits = limits.clone();
     let (slow, never) = (seen.clone(), seen.clone());
     Router::new()
-        .route(
-            "/echo",
-            post(async move |body: Body| echo(body, &limits).await),
-        )
+        .route("/echo", post(async move |body: Body| echo(body, &limits).await))
         .route(
             "/slow",
             post(async move || {
@@ -122,12 +119,7 @@ async fn a_taken_port_is_an_error_that_names_it() -> Result<()> {
 // === bodies ===
 
 fn small() -> Limits {
-    Limits {
-        body_bytes: 1000,
-        request: SHORT,
-        header: SHORT,
-        ..Limits::default()
-    }
+    Limits { body_bytes: 1000, request: SHORT, header: SHORT, ..Limits::default() }
 }
 
 #[tokio::test]
@@ -178,10 +170,7 @@ async fn a_slow_body_is_answered_with_a_timeout() -> Result<()> {
 
 #[tokio::test]
 async fn a_stalled_handshake_is_cut() -> Result<()> {
-    let limits = Limits {
-        handshake: SHORT,
-        ..Limits::default()
-    };
+    let limits = Limits { handshake: SHORT, ..Limits::default() };
     let (server, _) = start(limits).await?;
     let mut stream = TcpStream::connect(server.addr).await?;
     assert_eq!(rest(&mut stream).await?, "");
@@ -233,10 +222,7 @@ async fn a_kept_connection_may_rest_longer_than_a_head_may_take() -> Result<()> 
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_busy_one_is_not() -> Result<()> {
-    let limits = Limits {
-        idle: SHORT,
-        ..Limits::default()
-    };
+    let limits = Limits { idle: SHORT, ..Limits::default() };
     let (server, _) = start(limits).await?;
     for http in BOTH {
         let mut idle = server.connect(http).await?;
@@ -254,10 +240,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() -> Result<()> {
 
 #[tokio::test]
 async fn surplus_connections_are_closed_at_once_and_later_ones_served() -> Result<()> {
-    let limits = Limits {
-        connections: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { connections: 2, ..Limits::default() };
     let (server, _) = start(limits).await?;
     let mut first = server.connect(Http::One).await?;
     let mut second = server.connect(Http::Two).await?;
@@ -289,14 +272,7 @@ async fn a_panic_costs_one_request() -> Result<()> {
     let mut kept = server.connect(Http::Two).await?;
     assert!(kept.post("/panic", "").await.is_err());
     assert_eq!(kept.post("/echo", "on").await?.body, "on");
-    assert!(
-        server
-            .connect(Http::One)
-            .await?
-            .post("/panic", "")
-            .await
-            .is_err()
-    );
+    assert!(server.connect(Http::One).await?.post("/panic", "").await.is_err());
     let mut next = server.connect(Http::One).await?;
     assert_eq!(next.post("/echo", "on").await?.body, "on");
     Ok(())
@@ -327,10 +303,7 @@ async fn until_shown(server: &Running, leaf: &CertificateDer<'_>) -> Result<()> 
 }
 
 /// Keeps one connection busy until told to stop; the number of answers.
-fn hammer(
-    mut connection: Connection,
-    stop: Arc<AtomicBool>,
-) -> tokio::task::JoinHandle<Result<usize>> {
+fn hammer(mut connection: Connection, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<Result<usize>> {
     tokio::spawn(async move {
         let mut answers = 0;
         while !stop.load(SeqCst) {
@@ -446,10 +419,7 @@ async fn requests_in_flight_complete_when_the_server_drains() -> Result<()> {
     let began = Instant::now();
     server.shutdown.cancel();
     let addr = server.addr;
-    eventually("new connections are refused", || {
-        std::net::TcpStream::connect(addr).is_err()
-    })
-    .await?;
+    eventually("new connections are refused", || std::net::TcpStream::connect(addr).is_err()).await?;
     for (http, answer) in answers {
         let answer = answer.await??;
         assert_eq!(answer.body, "slow");
@@ -529,11 +499,7 @@ async fn a_handler_that_never_ends_is_cut_at_the_end_of_the_drain() -> Result<()
     server.shutdown.cancel();
     let drained = timeout(Duration::from_secs(2), &mut server.served).await??;
     assert_eq!((drained.open, drained.cut), (2, 2));
-    assert_eq!(
-        seen.dropped.load(SeqCst),
-        2,
-        "no handler outlives the server"
-    );
+    assert_eq!(seen.dropped.load(SeqCst), 2, "no handler outlives the server");
     for answer in answers {
         assert!(answer.await?.is_err());
     }

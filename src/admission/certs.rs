@@ -18,8 +18,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -185,10 +185,7 @@ struct Stamp {
 impl Paths {
     /// `tls.crt` and `tls.key`, as in a mounted Secret.
     pub fn within(dir: &Path) -> Self {
-        Self {
-            cert: dir.join("tls.crt"),
-            key: dir.join("tls.key"),
-        }
+        Self { cert: dir.join("tls.crt"), key: dir.join("tls.key") }
     }
 
     fn stamps(&self) -> [Option<Stamp>; 2] {
@@ -214,9 +211,7 @@ impl Stamp {
 impl Resolver {
     /// Serves `pair` until another comes.
     pub fn new(pair: CertifiedKey) -> Self {
-        Self {
-            current: ArcSwap::from_pointee(pair),
-        }
+        Self { current: ArcSwap::from_pointee(pair) }
     }
 
     /// Every handshake from now on sees `pair`.
@@ -248,12 +243,11 @@ impl ResolvesServerCert for Resolver {
 ///
 /// Never: ring has suites for both versions.
 pub fn server_config(resolver: Arc<Resolver>) -> rustls::ServerConfig {
-    let mut config =
-        rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .expect("ring has suites for TLS 1.2 and 1.3")
-            .with_no_client_auth()
-            .with_cert_resolver(resolver);
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .expect("ring has suites for TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config
 }
@@ -271,44 +265,22 @@ pub fn load(paths: &Paths) -> Result<CertifiedKey, CertError> {
     let key = PrivateKeyDer::from_pem_slice(&read(&paths.key)?).map_err(|source| {
         let path = paths.key.clone();
         let wanted = "private key";
-        CertError::Pem {
-            path,
-            wanted,
-            source,
-        }
+        CertError::Pem { path, wanted, source }
     })?;
-    let malformed = |source| CertError::Malformed {
-        path: paths.cert.clone(),
-        source,
-    };
-    x509::not_after(&chain[0]).map_err(|_| {
-        malformed(rustls::Error::InvalidCertificate(
-            rustls::CertificateError::BadEncoding,
-        ))
-    })?;
+    let malformed = |source| CertError::Malformed { path: paths.cert.clone(), source };
+    x509::not_after(&chain[0])
+        .map_err(|_| malformed(rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding)))?;
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|source| match source {
-        rustls::Error::InconsistentKeys(_) => CertError::Mismatch {
-            cert: paths.cert.clone(),
-            key: paths.key.clone(),
-        },
+        rustls::Error::InconsistentKeys(_) => CertError::Mismatch { cert: paths.cert.clone(), key: paths.key.clone() },
         rustls::Error::InvalidCertificate(_) => malformed(source),
-        source => CertError::Key {
-            path: paths.key.clone(),
-            source,
-        },
+        source => CertError::Key { path: paths.key.clone(), source },
     })
 }
 
 /// At least one certificate.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertError> {
-    let malformed = |source| CertError::Pem {
-        path: path.to_path_buf(),
-        wanted: "certificate",
-        source,
-    };
-    let chain = CertificateDer::pem_slice_iter(&read(path)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(malformed)?;
+    let malformed = |source| CertError::Pem { path: path.to_path_buf(), wanted: "certificate", source };
+    let chain = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
     if chain.is_empty() {
         return Err(malformed(rustls::pki_types::pem::Error::NoItemsFound));
     }
@@ -316,10 +288,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertError> 
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CertError> {
-    fs::read(path).map_err(|source| CertError::Read {
-        path: path.to_path_buf(),
-        source,
-    })
+    fs::read(path).map_err(|source| CertError::Read { path: path.to_path_buf(), source })
 }
 
 // === making what is missing ===
@@ -338,10 +307,7 @@ pub fn ensure(dir: &Path, hosts: &[String], now: Timestamp) -> Result<Paths, Cer
         return Ok(paths);
     }
 
-    let failed = |source| CertError::Write {
-        path: dir.to_path_buf(),
-        source,
-    };
+    let failed = |source| CertError::Write { path: dir.to_path_buf(), source };
     fs::create_dir_all(dir).map_err(failed)?;
     // Two starts at the same time: the second finds what the first has made.
     let lock = File::open(dir).map_err(failed)?;
@@ -361,12 +327,7 @@ pub fn ensure(dir: &Path, hosts: &[String], now: Timestamp) -> Result<Paths, Cer
     Ok(paths)
 }
 
-fn standing(
-    tls: &Pair,
-    ca: &Pair,
-    hosts: &[String],
-    now: Timestamp,
-) -> Result<Standing, CertError> {
+fn standing(tls: &Pair, ca: &Pair, hosts: &[String], now: Timestamp) -> Result<Standing, CertError> {
     if !tls.is_present()? {
         return Ok(Standing::Issue);
     }
@@ -377,11 +338,7 @@ fn standing(
         let due = ends < (now + RENEWAL).as_second();
         let named = hosts.iter().all(|host| x509::names(leaf, host));
         let fits = !due && named;
-        return Ok(if fits {
-            Standing::Serve
-        } else {
-            Standing::Issue
-        });
+        return Ok(if fits { Standing::Serve } else { Standing::Issue });
     }
     if ends < now.as_second() {
         return Err(CertError::Expired {
@@ -411,10 +368,7 @@ fn make_ca(ca: &Pair, now: Timestamp) -> Result<(), CertError> {
 }
 
 fn issue(tls: &Pair, ca: &Pair, hosts: &[String], now: Timestamp) -> Result<(), CertError> {
-    let unfit = |reason| CertError::Ca {
-        path: ca.cert.clone(),
-        reason,
-    };
+    let unfit = |reason| CertError::Ca { path: ca.cert.clone(), reason };
     let root = certificates(&ca.cert)?.swap_remove(0);
     let ends = x509::not_after(&root).map_err(|_| unfit("it is malformed"))?;
     if ends <= now.as_second() {
@@ -422,8 +376,7 @@ fn issue(tls: &Pair, ca: &Pair, hosts: &[String], now: Timestamp) -> Result<(), 
     }
     let pem = read(&ca.key)?;
     let pem = String::from_utf8_lossy(&pem);
-    let root_key =
-        KeyPair::from_pem(&pem).map_err(|_| unfit("its key is not an unencrypted PKCS#8 key"))?;
+    let root_key = KeyPair::from_pem(&pem).map_err(|_| unfit("its key is not an unencrypted PKCS#8 key"))?;
     let issuer = x509::issuer_params(&root).ok_or(unfit("its name cannot be repeated"))?;
     let issuer = Issuer::new(issuer, root_key);
 
@@ -432,15 +385,9 @@ fn issue(tls: &Pair, ca: &Pair, hosts: &[String], now: Timestamp) -> Result<(), 
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = x509::key_identifier(&root).is_some();
-    for host in ["localhost", "127.0.0.1", "::1"]
-        .into_iter()
-        .chain(hosts.iter().map(String::as_str))
-    {
-        let named =
-            CertificateParams::new([host.to_owned()]).map_err(|source| CertError::Host {
-                host: host.to_owned(),
-                source,
-            })?;
+    for host in ["localhost", "127.0.0.1", "::1"].into_iter().chain(hosts.iter().map(String::as_str)) {
+        let named = CertificateParams::new([host.to_owned()])
+            .map_err(|source| CertError::Host { host: host.to_owned(), source })?;
         for name in named.subject_alt_names {
             if !params.subject_alt_names.contains(&name) {
                 params.subject_alt_names.push(name);
@@ -485,10 +432,7 @@ impl Pair {
     }
 
     fn paths(&self) -> Paths {
-        Paths {
-            cert: self.cert.clone(),
-            key: self.key.clone(),
-        }
+        Paths { cert: self.cert.clone(), key: self.key.clone() }
     }
 
     fn is_present(&self) -> Result<bool, CertError> {
@@ -516,10 +460,7 @@ impl Pair {
     /// Ends what a killed process began: when its key has its name already, the certificate gets it too,
     /// otherwise nothing has happened yet and both are thrown away.
     fn finish(&self) -> Result<(), CertError> {
-        let halfway = Paths {
-            cert: self.next_cert.clone(),
-            key: self.key.clone(),
-        };
+        let halfway = Paths { cert: self.next_cert.clone(), key: self.key.clone() };
         if !exists(&self.next_key) && load(&halfway).is_ok() {
             return rename(&self.next_cert, &self.cert);
         }
@@ -530,25 +471,15 @@ impl Pair {
 
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CertError> {
     let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    write().map_err(|source| CertError::Write {
-        path: path.to_path_buf(),
-        source,
-    })
+    write().map_err(|source| CertError::Write { path: path.to_path_buf(), source })
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), CertError> {
-    fs::rename(from, to).map_err(|source| CertError::Write {
-        path: to.to_path_buf(),
-        source,
-    })
+    fs::rename(from, to).map_err(|source| CertError::Write { path: to.to_path_buf(), source })
 }
 
 fn remove(path: &Path) -> Result<(), CertError> {
@@ -556,10 +487,7 @@ fn remove(path: &Path) -> Result<(), CertError> {
     if !exists(path) {
         return Ok(());
     }
-    fs::remove_file(path).map_err(|source| CertError::Write {
-        path: path.to_path_buf(),
-        source,
-    })
+    fs::remove_file(path).map_err(|source| CertError::Write { path: path.to_path_buf(), source })
 }
 
 /// A link that leads nowhere is there too: it is somebody's, and not to be written over.
@@ -574,12 +502,7 @@ fn exists(path: &Path) -> bool {
 /// Polling sees a kubelet exchange a link, which inotify on the file does not. A changed pair is read once it has
 /// been the same at two looks, so that a writer can finish; a pair that cannot be served is reported once and the
 /// last good one stays.
-pub async fn reload_when_changed(
-    paths: Paths,
-    resolver: Arc<Resolver>,
-    every: Duration,
-    shutdown: CancellationToken,
-) {
+pub async fn reload_when_changed(paths: Paths, resolver: Arc<Resolver>, every: Duration, shutdown: CancellationToken) {
     let mut looks = tokio::time::interval(every);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = None;
@@ -622,18 +545,12 @@ pub async fn reload_when_changed(
 
 fn unexpired(pair: CertifiedKey, paths: &Paths, now: Timestamp) -> Result<CertifiedKey, CertError> {
     match not_after(&pair).and_then(|ends| Timestamp::from_second(ends).ok()) {
-        Some(not_after) if not_after < now => Err(CertError::Expired {
-            path: paths.cert.clone(),
-            not_after,
-        }),
+        Some(not_after) if not_after < now => Err(CertError::Expired { path: paths.cert.clone(), not_after }),
         _ => Ok(pair),
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the reload loop is the edge that reads the clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "the reload loop is the edge that reads the clock")]
 fn clock() -> Timestamp {
     Timestamp::now()
 }

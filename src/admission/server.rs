@@ -260,21 +260,11 @@ impl Default for Limits {
 
 impl Server {
     /// Takes the port, before any task starts, so that a conflict is an error of the start.
-    pub async fn bind(
-        addr: SocketAddr,
-        tls: Arc<rustls::ServerConfig>,
-        limits: Limits,
-    ) -> Result<Bound, ServeError> {
+    pub async fn bind(addr: SocketAddr, tls: Arc<rustls::ServerConfig>, limits: Limits) -> Result<Bound, ServeError> {
         let failed = |source| ServeError::Bind { addr, source };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
-        Ok(Bound {
-            listener,
-            addr,
-            tls,
-            limits,
-            counts: Arc::default(),
-        })
+        Ok(Bound { listener, addr, tls, limits, counts: Arc::default() })
     }
 }
 
@@ -292,19 +282,8 @@ impl Bound {
     }
 
     /// Serves until `shutdown`, then lets what is in flight end, for at most `drain`.
-    pub async fn serve(
-        self,
-        router: Router,
-        shutdown: CancellationToken,
-        drain: Duration,
-    ) -> Drained {
-        let Self {
-            listener,
-            tls,
-            limits,
-            counts,
-            addr,
-        } = self;
+    pub async fn serve(self, router: Router, shutdown: CancellationToken, drain: Duration) -> Drained {
+        let Self { listener, tls, limits, counts, addr } = self;
         let acceptor = TlsAcceptor::from(tls);
         let slots = Arc::new(Semaphore::new(limits.connections));
         let shared = Arc::new(Shared::new(limits, drain, router, counts));
@@ -431,14 +410,8 @@ async fn converse(
         ended: AtomicU64::new(0),
         head: AtomicBool::new(true),
     });
-    let door = Door {
-        router: shared.router.clone(),
-        pulse: Arc::clone(&pulse),
-    };
-    let io = TokioIo::new(Watched {
-        stream,
-        pulse: Arc::clone(&pulse),
-    });
+    let door = Door { router: shared.router.clone(), pulse: Arc::clone(&pulse) };
+    let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
     let builder = match protocol {
         Protocol::Http1 => &shared.h1,
         Protocol::Http2 => &shared.h2,
@@ -494,10 +467,7 @@ impl Shared {
         let mut builder = auto::Builder::new(Streams(streams.clone()));
         // The watch times heads: hyper's own timer would also end an idle connection, and arms itself for
         // every request.
-        builder
-            .http1()
-            .header_read_timeout(None)
-            .max_buf_size(HEAD_BYTES as usize);
+        builder.http1().header_read_timeout(None).max_buf_size(HEAD_BYTES as usize);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -539,11 +509,7 @@ impl hyper::service::Service<Request<Incoming>> for Door {
         self.pulse.head.store(false, Relaxed);
         self.pulse.begun.fetch_add(1, Relaxed);
         let says_close = request.version() <= Version::HTTP_11;
-        Answer {
-            route: self.router.clone().call(request),
-            pulse: Arc::clone(&self.pulse),
-            says_close,
-        }
+        Answer { route: self.router.clone().call(request), pulse: Arc::clone(&self.pulse), says_close }
     }
 }
 
@@ -619,9 +585,7 @@ impl Watch<'_> {
         if matches!(self.stage, Stage::Head { begun } if begun != now) {
             self.open();
         }
-        if matches!(self.stage, Stage::Open { .. })
-            && self.protocol == Protocol::Http1
-            && self.pulse.head.load(Relaxed)
+        if matches!(self.stage, Stage::Open { .. }) && self.protocol == Protocol::Http1 && self.pulse.head.load(Relaxed)
         {
             self.enter(Stage::Head { begun: now }, self.pulse.shared.limits.header);
         }
@@ -657,10 +621,7 @@ impl Watch<'_> {
     }
 
     fn open(&mut self) {
-        let stage = Stage::Open {
-            quiet: Instant::now(),
-            begun: self.pulse.begun.load(Relaxed),
-        };
+        let stage = Stage::Open { quiet: Instant::now(), begun: self.pulse.begun.load(Relaxed) };
         self.enter(stage, self.pulse.shared.limits.idle / 4);
     }
 
@@ -673,11 +634,7 @@ impl Watch<'_> {
 // === impl Watched ===
 
 impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before && !self.pulse.in_flight() {
@@ -688,11 +645,7 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -723,10 +676,7 @@ impl Quiet {
     /// `Some` when this one may be said, with the number of those that were not.
     fn pass(&mut self) -> Option<u64> {
         let now = Instant::now();
-        if self
-            .last
-            .is_some_and(|last| now - last < Duration::from_secs(1))
-        {
+        if self.last.is_some_and(|last| now - last < Duration::from_secs(1)) {
             self.held += 1;
             return None;
         }
@@ -758,9 +708,7 @@ pub async fn read_body(body: Body, limits: &Limits) -> Result<Bytes, BodyError> 
     }
     match timeout(limits.request, gather(body, announced, limit)).await {
         Ok(read) => read,
-        Err(_) => Err(BodyError::TooSlow {
-            after: limits.request,
-        }),
+        Err(_) => Err(BodyError::TooSlow { after: limits.request }),
     }
 }
 
@@ -786,9 +734,5 @@ async fn gather(mut body: Body, announced: usize, limit: usize) -> Result<Bytes,
         }
         parts.extend_from_slice(&data);
     }
-    Ok(if parts.is_empty() {
-        whole
-    } else {
-        Bytes::from(parts)
-    })
+    Ok(if parts.is_empty() { whole } else { Bytes::from(parts) })
 }

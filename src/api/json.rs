@@ -89,6 +89,15 @@ impl Unknown {
         self.0.iter().any(|(unknown, _)| unknown.len() == path.len() + 1 && unknown.starts_with(path))
     }
 
+    /// The same members inside an object that holds the document as its member `key`.
+    #[must_use]
+    pub fn under(self, key: &str) -> Self {
+        let deeper = |(path, member): (Vec<Step>, Value)| {
+            (std::iter::once(Step::Key(key.to_owned())).chain(path).collect(), member)
+        };
+        Self(self.0.into_iter().map(deeper).collect())
+    }
+
     /// The members below `path`, with paths relative to it.
     #[must_use]
     pub fn below(&self, path: &[Step]) -> Self {

@@ -19,7 +19,7 @@ const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const REVISION_PREFIX: usize = 223;
 
 /// The two hashes of a spec (HASH-1, HASH-4).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hashes {
     /// Over containers with their images.
     pub full: String,

@@ -11,7 +11,6 @@ mod env;
 mod fields;
 mod metadata;
 mod mounts;
-mod names;
 mod overlap;
 mod patches;
 mod ports;
@@ -30,6 +29,7 @@ use std::fmt;
 use self::report::{Place, Report};
 use crate::api::json::Unknown;
 use crate::api::sidecarset::{InjectionRevision, SidecarSet};
+use crate::api::syntax;
 
 /// One thing that is wrong, or odd, with an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub fn validate(new: &SidecarSet, unknown: &Unknown, old: Option<&SidecarSet>, a
 
 /// Differs: SSV-37. The custom version becomes a label of the revision, whose creation would fail.
 fn check_custom_version(report: &mut Report<'_>, set: &SidecarSet) {
-    report.syntax(&Place::spec().member("customVersion"), &set.spec.custom_version, names::label_value);
+    report.syntax(&Place::spec().member("customVersion"), &set.spec.custom_version, syntax::label_value);
 }
 
 /// SSU-1 and SSU-2; everything else may change.

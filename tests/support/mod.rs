@@ -1,11 +1,9 @@
 //! What tests of the running server share: a server on port 0 with certificates of its own, and clients that
 //! keep one TLS connection, so that a test can see what happens to that connection.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test file is a crate and uses its part"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each test file is a crate and uses its part")]
+
+pub mod review;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -120,10 +118,7 @@ impl Drop for Running {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "certificates of tests are valid now"
-)]
+#[expect(clippy::disallowed_methods, reason = "certificates of tests are valid now")]
 pub fn now() -> Timestamp {
     Timestamp::now()
 }
@@ -154,9 +149,7 @@ pub fn tls_client(ca_pem: &str) -> Result<TlsClient> {
     for cert in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         roots.add(cert?)?;
     }
-    Ok(TlsClient {
-        roots: Arc::new(roots),
-    })
+    Ok(TlsClient { roots: Arc::new(roots) })
 }
 
 impl TlsClient {
@@ -182,11 +175,8 @@ impl TlsClient {
     pub async fn connect(&self, addr: SocketAddr, http: Http) -> Result<Connection> {
         let stream = self.stream(addr, http).await?;
         let shown = stream.get_ref().1.peer_certificates();
-        let leaf = shown
-            .and_then(|chain| chain.first())
-            .context("the server showed no certificate")?
-            .clone()
-            .into_owned();
+        let leaf =
+            shown.and_then(|chain| chain.first()).context("the server showed no certificate")?.clone().into_owned();
         let io = TokioIo::new(stream);
         let (sender, driver) = match http {
             Http::One => {
@@ -198,11 +188,7 @@ impl TlsClient {
                 (Sender::Two(sender), tokio::spawn(drop_result(connection)))
             }
         };
-        Ok(Connection {
-            sender,
-            leaf,
-            driver,
-        })
+        Ok(Connection { sender, leaf, driver })
     }
 }
 
@@ -217,11 +203,7 @@ impl Connection {
     }
 
     /// Begins a POST; on HTTP/2 many can be under way.
-    pub fn send(
-        &mut self,
-        path: &str,
-        body: Bytes,
-    ) -> Result<impl Future<Output = Result<Answer>> + Send + use<>> {
+    pub fn send(&mut self, path: &str, body: Bytes) -> Result<impl Future<Output = Result<Answer>> + Send + use<>> {
         let request = Request::post(format!("https://localhost{path}"))
             .header("host", "localhost")
             .header("content-type", "application/json")
@@ -237,11 +219,7 @@ impl Connection {
                 _ => bail!("a connection speaks one protocol"),
             };
             let (parts, body) = response.into_parts();
-            Ok(Answer {
-                status: parts.status,
-                headers: parts.headers,
-                body: body.collect().await?.to_bytes(),
-            })
+            Ok(Answer { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
         })
     }
 
@@ -260,11 +238,7 @@ impl Connection {
 }
 
 /// Sends a POST on `connection` and waits for the whole answer.
-pub async fn post(
-    connection: &mut Connection,
-    path: &str,
-    body: impl Into<Bytes>,
-) -> Result<Answer> {
+pub async fn post(connection: &mut Connection, path: &str, body: impl Into<Bytes>) -> Result<Answer> {
     connection.post(path, body).await
 }
 

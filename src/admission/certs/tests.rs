@@ -36,9 +36,7 @@ fn foreign_ca(dir: &TempDir) {
     let mut params = lasting("Corporate Root", start(), after(1000));
     let country = rcgen::DnValue::PrintableString("CH".try_into().unwrap());
     params.distinguished_name.push(DnType::CountryName, country);
-    params
-        .distinguished_name
-        .push(DnType::CustomDnType(vec![2, 5, 4, 5]), "4711");
+    params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), "4711");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_identifier_method = rcgen::KeyIdMethod::Sha512;
     let cert = params.self_signed(&key).unwrap();
@@ -75,10 +73,8 @@ fn makes_the_directory_and_leaves_nothing_else_in_it() {
     let dir = dir();
     let deep = dir.path().join("a/b");
     ensure(&deep, &[], start()).unwrap();
-    let mut names: Vec<_> = fs::read_dir(&deep)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(&deep).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["ca.crt", "ca.key", "tls.crt", "tls.key"]);
 }
@@ -88,10 +84,7 @@ fn keys_are_readable_by_their_owner_only() {
     let dir = dir();
     made(&dir, start()).unwrap();
     for name in ["ca.key", "tls.key"] {
-        let mode = fs::metadata(dir.path().join(name))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
 }
@@ -164,12 +157,7 @@ fn refuses_a_ca_whose_key_is_another() {
 
 #[test]
 fn asks_for_the_other_half_of_a_pair() {
-    for (name, other) in [
-        ("tls.crt", "tls.key"),
-        ("tls.key", "tls.crt"),
-        ("ca.crt", "ca.key"),
-        ("ca.key", "ca.crt"),
-    ] {
+    for (name, other) in [("tls.crt", "tls.key"), ("tls.key", "tls.crt"), ("ca.crt", "ca.key"), ("ca.key", "ca.crt")] {
         let dir = dir();
         fs::write(dir.path().join(name), "theirs").unwrap();
         let err = made(&dir, start()).unwrap_err().to_string();

@@ -18,9 +18,7 @@ const AFTER_ALL: UnixTime = UnixTime::since_unix_epoch(Duration::from_hours(70_3
 /// The last second of any certificate: verified at the end of time it has expired, and the error says when.
 pub(super) fn not_after(cert: &CertificateDer<'_>) -> Result<i64, webpki::Error> {
     match verify(cert, None, AFTER_ALL) {
-        Err(webpki::Error::CertExpired { not_after, .. }) => {
-            Ok(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX))
-        }
+        Err(webpki::Error::CertExpired { not_after, .. }) => Ok(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX)),
         Err(err) => Err(err),
         Ok(()) => Ok(i64::MAX),
     }
@@ -35,34 +33,17 @@ pub(super) fn is_issued_by(leaf: &CertificateDer<'_>, ca: &CertificateDer<'_>) -
     verify(leaf, Some(ca), last).is_ok()
 }
 
-fn verify(
-    leaf: &CertificateDer<'_>,
-    ca: Option<&CertificateDer<'_>>,
-    at: UnixTime,
-) -> Result<(), webpki::Error> {
-    let anchors = ca
-        .map(anchor_from_trusted_cert)
-        .transpose()?
-        .into_iter()
-        .collect::<Vec<_>>();
+fn verify(leaf: &CertificateDer<'_>, ca: Option<&CertificateDer<'_>>, at: UnixTime) -> Result<(), webpki::Error> {
+    let anchors = ca.map(anchor_from_trusted_cert).transpose()?.into_iter().collect::<Vec<_>>();
     let algorithms = ring::default_provider().signature_verification_algorithms;
     EndEntityCert::try_from(leaf)?
-        .verify_for_usage(
-            algorithms.all,
-            &anchors,
-            &[],
-            at,
-            KeyUsage::server_auth(),
-            None,
-            None,
-        )
+        .verify_for_usage(algorithms.all, &anchors, &[], at, KeyUsage::server_auth(), None, None)
         .map(|_| ())
 }
 
 /// Whether the subject's name holds `name`.
 pub(super) fn is_named(cert: &CertificateDer<'_>, name: &str) -> bool {
-    anchor_from_trusted_cert(cert)
-        .is_ok_and(|cert| memmem::find(&cert.subject, name.as_bytes()).is_some())
+    anchor_from_trusted_cert(cert).is_ok_and(|cert| memmem::find(&cert.subject, name.as_bytes()).is_some())
 }
 
 /// Whether a client may reach `host` by this certificate. A pattern is not a host and holds by itself.
@@ -70,8 +51,7 @@ pub(super) fn names(cert: &CertificateDer<'_>, host: &str) -> bool {
     let Ok(host) = ServerName::try_from(host) else {
         return true;
     };
-    EndEntityCert::try_from(cert)
-        .is_ok_and(|cert| cert.verify_is_valid_for_subject_name(&host).is_ok())
+    EndEntityCert::try_from(cert).is_ok_and(|cert| cert.verify_is_valid_for_subject_name(&host).is_ok())
 }
 
 /// What a leaf repeats of its CA. `None` when the name has parts that rcgen cannot write.
@@ -126,9 +106,7 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
             let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            let length = digits
-                .iter()
-                .fold(0, |sum: usize, digit| sum << 8 | usize::from(*digit));
+            let length = digits.iter().fold(0, |sum: usize, digit| sum << 8 | usize::from(*digit));
             (length, rest)
         }
         _ => return None,

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use super::report::{Gravity, Place, Report, quote};
-use super::{env, mounts, names, ports, probes, resources, security};
+use super::{env, mounts, ports, probes, resources, security};
 use crate::api::container::SidecarContainer;
 use crate::api::sidecarset::SidecarSet;
+use crate::api::syntax;
 
 /// Bytes that an entry's name may have when `-1` is put behind it.
 const HOT_UPGRADE_NAME: usize = 61;
@@ -34,7 +35,7 @@ pub(super) fn check(report: &mut Report<'_>, set: &SidecarSet) {
 }
 
 fn check_common(report: &mut Report<'_>, at: &Place, container: &SidecarContainer, set: &SidecarSet) {
-    report.name(&at.member("name"), &container.name, names::dns_label);
+    report.name(&at.member("name"), &container.name, syntax::dns_label);
     check_image(report, &at.member("image"), &container.image);
     report.one_of(
         Gravity::Error,

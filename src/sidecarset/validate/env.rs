@@ -2,11 +2,12 @@
 //!
 //! No message repeats a value: it may be a secret.
 
+use super::fields;
 use super::report::{Gravity, Place, Report, quote};
-use super::{fields, names};
 use crate::api::container::{
     EnvFromSource, EnvVar, EnvVarSource, KeySelector, ObjectFieldSelector, SidecarContainer, TransferEnvVar,
 };
+use crate::api::syntax;
 
 pub(super) fn check(report: &mut Report<'_>, at: &Place, container: &SidecarContainer) {
     for (index, source) in container.env_from.iter().enumerate() {
@@ -19,12 +20,12 @@ pub(super) fn check(report: &mut Report<'_>, at: &Place, container: &SidecarCont
 
 fn check_env_from(report: &mut Report<'_>, at: &Place, source: &EnvFromSource) {
     if !source.prefix.is_empty() {
-        report.syntax(&at.member("prefix"), &source.prefix, names::env);
+        report.syntax(&at.member("prefix"), &source.prefix, syntax::env);
     }
     let sources = [("configMapRef", &source.config_map_ref), ("secretRef", &source.secret_ref)];
     let present: Vec<_> = sources.into_iter().filter_map(|(name, source)| Some((name, source.as_ref()?))).collect();
     for (name, source) in &present {
-        report.name(&at.member(name).member("name"), &source.name, names::dns_subdomain_prefix);
+        report.name(&at.member(name).member("name"), &source.name, syntax::dns_subdomain_prefix);
     }
     match present.len() {
         0 if !report.has_newer(at) => report.error(at, "needs a configMapRef or a secretRef"),
@@ -34,7 +35,7 @@ fn check_env_from(report: &mut Report<'_>, at: &Place, source: &EnvFromSource) {
 }
 
 fn check_env(report: &mut Report<'_>, at: &Place, env: &EnvVar) {
-    report.name(&at.member("name"), &env.name, names::env);
+    report.name(&at.member("name"), &env.name, syntax::env);
     let Some(from) = &env.value_from else { return };
     let at = at.member("valueFrom");
     let sources = check_value_from(report, &at, from);
@@ -72,8 +73,8 @@ fn check_value_from(report: &mut Report<'_>, at: &Place, from: &EnvVarSource) ->
 }
 
 fn check_key(report: &mut Report<'_>, at: &Place, key: &KeySelector) {
-    report.name(&at.member("name"), &key.name, names::dns_subdomain);
-    report.name(&at.member("key"), &key.key, names::config_key);
+    report.name(&at.member("name"), &key.name, syntax::dns_subdomain);
+    report.name(&at.member("key"), &key.key, syntax::config_key);
 }
 
 /// `gravity` is that of what makes an entry useless (SSV-27).
@@ -104,9 +105,9 @@ fn check_source_field(report: &mut Report<'_>, gravity: Gravity, at: &Place, fie
     }
     let at = at.member("fieldPath");
     let path = &field.field_path;
-    let verdict = match fields::subscript(path) {
-        Some(("metadata.labels", key)) => names::qualified_name(key),
-        Some(("metadata.annotations", key)) => names::annotation_key(key),
+    let verdict = match syntax::subscript(path) {
+        Some(("metadata.labels", key)) => syntax::qualified_name(key),
+        Some(("metadata.annotations", key)) => syntax::annotation_key(key),
         _ => {
             let message = "cannot name a container; use metadata.labels['KEY'] or metadata.annotations['KEY']";
             return report.note(gravity, &at, format!("{} {message}", quote(path)));

@@ -3,9 +3,9 @@
 //! Which fields there are depends on who asks: an env takes what is known when the container starts, a file what can be
 //! kept up to date. Single labels and annotations, `metadata.labels['KEY']`, are open to both.
 
-use super::names;
 use super::report::{Place, Report, quote};
 use crate::api::container::{ObjectFieldSelector, ResourceFieldSelector};
+use crate::api::syntax;
 
 /// Fields that an env can have.
 pub(super) const ENV: &[&str] = &[
@@ -35,9 +35,9 @@ pub(super) fn check_field(report: &mut Report<'_>, at: &Place, field: &ObjectFie
     if !report.required(&at, path) {
         return;
     }
-    let verdict = match subscript(path) {
-        Some(("metadata.labels", key)) => names::qualified_name(key),
-        Some(("metadata.annotations", key)) => names::annotation_key(key),
+    let verdict = match syntax::subscript(path) {
+        Some(("metadata.labels", key)) => syntax::qualified_name(key),
+        Some(("metadata.annotations", key)) => syntax::annotation_key(key),
         None if known.contains(&path.as_str()) => Ok(()),
         _ => {
             let known = known.iter().filter(|path| **path != "spec.host").copied().collect::<Vec<_>>().join(", ");
@@ -61,9 +61,4 @@ pub(super) fn check_resource(report: &mut Report<'_>, at: &Place, field: &Resour
         let message = "is not known; use limits. or requests. with cpu, memory, ephemeral-storage or hugepages-SIZE";
         report.error(&at, format!("{} {message}", quote(resource)));
     }
-}
-
-/// Splits `path['key']` (TE-2).
-pub(super) fn subscript(path: &str) -> Option<(&str, &str)> {
-    path.strip_suffix("']")?.split_once("['").filter(|(path, _)| !path.is_empty())
 }

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::names;
 use super::report::{Place, Report, quote};
 use crate::api::meta::{ObjectMeta, OwnerReference};
 use crate::api::names::CANARY_BASE;
 use crate::api::sidecarset::SidecarSet;
+use crate::api::syntax;
 
 /// Bytes that all annotations of an object may have together.
 const ANNOTATIONS: usize = 256 * 1024;
@@ -17,23 +17,23 @@ const ANNOTATIONS: usize = 256 * 1024;
 pub(super) fn check(report: &mut Report<'_>, metadata: &ObjectMeta) {
     let at = Place::metadata();
     if !metadata.name.is_empty() {
-        report.syntax(&at.member("name"), &metadata.name, names::sidecar_set);
+        report.syntax(&at.member("name"), &metadata.name, syntax::sidecar_set);
     } else if metadata.generate_name.is_empty() {
         report.error(&at.member("name"), "is required");
     }
-    report.syntax(&at.member("generateName"), &metadata.generate_name, names::sidecar_set);
+    report.syntax(&at.member("generateName"), &metadata.generate_name, syntax::sidecar_set);
     if !metadata.namespace.is_empty() {
         let namespace = quote(&metadata.namespace);
         report.error(&at.member("namespace"), format!("{namespace} must be left out; a SidecarSet has no namespace"));
     }
     for (key, value) in &metadata.labels {
         let at = at.member("labels").key(key);
-        report.syntax(&at, key, names::qualified_name);
-        report.syntax(&at, value, names::label_value);
+        report.syntax(&at, key, syntax::qualified_name);
+        report.syntax(&at, value, syntax::label_value);
     }
     check_annotations(report, &at.member("annotations"), &metadata.annotations);
     for (index, finalizer) in metadata.finalizers.iter().enumerate() {
-        report.syntax(&at.member("finalizers").item(index), finalizer, names::qualified_name);
+        report.syntax(&at.member("finalizers").item(index), finalizer, syntax::qualified_name);
     }
     check_owners(report, &at.member("ownerReferences"), &metadata.owner_references);
 }
@@ -41,7 +41,7 @@ pub(super) fn check(report: &mut Report<'_>, metadata: &ObjectMeta) {
 /// Keys and total size of annotations, those of the SidecarSet or those it puts on pods.
 pub(super) fn check_annotations(report: &mut Report<'_>, at: &Place, annotations: &BTreeMap<String, String>) {
     for key in annotations.keys() {
-        report.syntax(&at.key(key), key, names::annotation_key);
+        report.syntax(&at.key(key), key, syntax::annotation_key);
     }
     let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
     if size > ANNOTATIONS {

@@ -2,9 +2,9 @@
 //!
 //! Only the SidecarSet's own volumes count. Those of the pod come in through `shareVolumePolicy`.
 
-use super::names;
 use super::report::{Gravity, Place, Report, quote};
 use crate::api::container::{SidecarContainer, VolumeDevice, VolumeMount};
+use crate::api::syntax;
 use crate::api::volume::Volume;
 
 pub(super) fn check(report: &mut Report<'_>, at: &Place, container: &SidecarContainer, volumes: &[Volume]) {
@@ -47,8 +47,8 @@ fn check_mount_path(report: &mut Report<'_>, at: &Place, index: usize, container
 }
 
 fn check_sub_path(report: &mut Report<'_>, at: &Place, mount: &VolumeMount) {
-    report.syntax(&at.member("subPath"), &mount.sub_path, names::descending_path);
-    report.syntax(&at.member("subPathExpr"), &mount.sub_path_expr, names::descending_path);
+    report.syntax(&at.member("subPath"), &mount.sub_path, syntax::descending_path);
+    report.syntax(&at.member("subPathExpr"), &mount.sub_path_expr, syntax::descending_path);
     if !mount.sub_path.is_empty() && !mount.sub_path_expr.is_empty() {
         report.error(&at.member("subPathExpr"), "excludes subPath; remove one");
     }
@@ -106,7 +106,7 @@ fn check_device_volume(
 
 fn check_device_path(report: &mut Report<'_>, at: &Place, device: &VolumeDevice, earlier: &[VolumeDevice]) {
     let path = &device.device_path;
-    if !report.name(at, path, names::no_backsteps) {
+    if !report.name(at, path, syntax::no_backsteps) {
         return;
     }
     if earlier.iter().any(|earlier| earlier.device_path == *path) {

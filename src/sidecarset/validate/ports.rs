@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use super::names;
 use super::report::{Gravity, Place, Report, quote};
 use crate::api::container::{ContainerPort, SidecarContainer};
 use crate::api::sidecarset::SidecarSet;
+use crate::api::syntax;
 
 const NUMBERS: std::ops::RangeInclusive<i64> = 1..=65535;
 
@@ -23,7 +23,7 @@ pub(super) fn check(report: &mut Report<'_>, at: &Place, ports: &[ContainerPort]
         if port.name.is_empty() {
             continue;
         }
-        if report.syntax(&at.member("name"), &port.name, names::port)
+        if report.syntax(&at.member("name"), &port.name, syntax::port)
             && ports[..index].iter().any(|earlier| earlier.name == port.name)
         {
             report

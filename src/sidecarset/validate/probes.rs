@@ -3,12 +3,13 @@
 //! A handler that our types do not know counts as one. The longest sleep is that of a pod with the default grace period,
 //! as in the reference, even if the pods that are meant have a longer one.
 
+use super::ports;
 use super::report::{Gravity, Place, Report, quote};
-use super::{names, ports};
 use crate::api::IntOrString;
 use crate::api::container::{
     ExecAction, GrpcAction, HttpGetAction, LifecycleHandler, Probe, SidecarContainer, SleepAction, TcpSocketAction,
 };
+use crate::api::syntax;
 
 /// Grace period of the pod that the rules are about (PODV-1).
 const GRACE_PERIOD: i64 = 30;
@@ -101,7 +102,7 @@ fn check_http(report: &mut Report<'_>, at: &Place, http: &HttpGetAction) {
     check_port(report, &at.member("port"), &http.port);
     report.one_of(Gravity::Error, &at.member("scheme"), &http.scheme, &["HTTP", "HTTPS"]);
     for (index, header) in http.http_headers.iter().enumerate() {
-        report.syntax(&at.member("httpHeaders").item(index).member("name"), &header.name, names::http_header);
+        report.syntax(&at.member("httpHeaders").item(index).member("name"), &header.name, syntax::http_header);
     }
 }
 
@@ -109,7 +110,7 @@ fn check_port(report: &mut Report<'_>, at: &Place, port: &IntOrString) {
     match port {
         IntOrString::Int(number) => ports::check_number(report, at, *number),
         IntOrString::String(name) => {
-            if names::port(name).is_err() {
+            if syntax::port(name).is_err() {
                 report.error(at, format!("{} must be a number from 1 to 65535, or the name of a port", quote(name)));
             }
         }

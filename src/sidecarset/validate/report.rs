@@ -5,6 +5,7 @@
 
 use super::{Findings, Problem};
 use crate::api::json::{Step, Unknown};
+use crate::api::syntax::Syntax;
 
 /// Characters of a value that are worth repeating to its author.
 const SHOWN: usize = 64;
@@ -28,9 +29,6 @@ pub(super) enum Gravity {
     Error,
     Warning,
 }
-
-/// A rule of syntax: what the text must be, when it is not.
-pub(super) type Syntax = fn(&str) -> Result<(), &'static str>;
 
 // === impl Place ===
 

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use regex::Regex;
 
-use super::names;
 use super::report::{Gravity, Place, Report, fault, quote};
 use crate::api::container::{ContainerResizePolicy, ResourceExprs, ResourcesPolicy, SidecarContainer};
+use crate::api::syntax;
 use crate::quantity::Quantity;
 use crate::sidecarset::expression::{Expression, Variable};
 
@@ -35,7 +35,7 @@ pub(super) fn check(report: &mut Report<'_>, at: &Place, container: &SidecarCont
 fn check_amounts(report: &mut Report<'_>, at: &Place, amounts: &BTreeMap<String, Quantity>) {
     for (name, amount) in amounts {
         let at = at.key(name);
-        if report.name(&at, name, names::qualified_name) {
+        if report.name(&at, name, syntax::qualified_name) {
             check_name(report, &at, name);
         }
         if amount.is_negative() {

@@ -3,9 +3,9 @@
 //! Values that no kubelet takes and wishes that contradict each other, whatever the pod around them. What depends on the
 //! pod, its user namespace or its operating system, is left to the API server.
 
-use super::names;
 use super::report::{Gravity, Place, Report};
 use crate::api::container::{ConfinementProfile, SecurityContext};
+use crate::api::syntax;
 
 const IDS: std::ops::RangeInclusive<i64> = 0..=i32::MAX as i64;
 /// Characters of the name of an AppArmor profile.
@@ -33,7 +33,7 @@ pub(super) fn check(report: &mut Report<'_>, at: &Place, context: &SecurityConte
     if let Some(profile) = &context.seccomp_profile {
         check_profile(report, &at.member("seccompProfile"), profile);
         if let Some(path) = &profile.localhost_profile {
-            report.syntax(&at.member("seccompProfile").member("localhostProfile"), path, names::descending_path);
+            report.syntax(&at.member("seccompProfile").member("localhostProfile"), path, syntax::descending_path);
         }
     }
     if let Some(profile) = &context.app_armor_profile {

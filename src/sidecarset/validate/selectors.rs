@@ -3,10 +3,10 @@
 //! A selector must be there, must not be empty, and every part of it must be one that labels can meet. Each mistake is
 //! told once, at the key, operator or value that is wrong.
 
-use super::names;
 use super::report::{Gravity, Place, Report, quote};
 use crate::api::meta::{LabelSelector, LabelSelectorRequirement};
 use crate::api::sidecarset::SidecarSetSpec;
+use crate::api::syntax;
 
 pub(super) fn check(report: &mut Report<'_>, spec: &SidecarSetSpec) {
     let at = Place::spec().member("selector");
@@ -26,8 +26,8 @@ pub(super) fn check_selector(report: &mut Report<'_>, at: &Place, selector: &Lab
     }
     for (key, value) in &selector.match_labels {
         let at = at.member("matchLabels").key(key);
-        report.syntax(&at, key, names::qualified_name);
-        report.syntax(&at, value, names::label_value);
+        report.syntax(&at, key, syntax::qualified_name);
+        report.syntax(&at, value, syntax::label_value);
     }
     for (index, expression) in selector.match_expressions.iter().enumerate() {
         check_expression(report, &at.member("matchExpressions").item(index), expression);
@@ -36,7 +36,7 @@ pub(super) fn check_selector(report: &mut Report<'_>, at: &Place, selector: &Lab
 
 fn check_expression(report: &mut Report<'_>, at: &Place, expression: &LabelSelectorRequirement) {
     let LabelSelectorRequirement { key, operator, values } = expression;
-    report.syntax(&at.member("key"), key, names::qualified_name);
+    report.syntax(&at.member("key"), key, syntax::qualified_name);
     match (operator.as_str(), values.is_empty()) {
         ("In" | "NotIn", false) | ("Exists" | "DoesNotExist", true) => {}
         ("In" | "NotIn", true) => {
@@ -50,6 +50,6 @@ fn check_expression(report: &mut Report<'_>, at: &Place, expression: &LabelSelec
         }
     }
     for (index, value) in values.iter().enumerate() {
-        report.syntax(&at.member("values").item(index), value, names::label_value);
+        report.syntax(&at.member("values").item(index), value, syntax::label_value);
     }
 }

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use super::fields;
 use super::report::{Gravity, Place, Report, quote};
-use super::{fields, names};
+use crate::api::syntax;
 use crate::api::volume::{DownwardApiFile, KeyToPath, ProjectedSource, TokenProjection, Volume};
 
 const HOST_PATH_TYPES: &[&str] =
@@ -18,7 +19,7 @@ const TOKEN_LIFE: std::ops::RangeInclusive<i64> = 600..=(1 << 32);
 pub(super) fn check(report: &mut Report<'_>, volumes: &[Volume]) {
     for (index, volume) in volumes.iter().enumerate() {
         let at = Place::spec().member("volumes").item(index);
-        if report.name(&at.member("name"), &volume.name, names::dns_label)
+        if report.name(&at.member("name"), &volume.name, syntax::dns_label)
             && volumes[..index].iter().any(|earlier| earlier.name == volume.name)
         {
             let name = quote(&volume.name);
@@ -37,7 +38,7 @@ pub(super) fn check(report: &mut Report<'_>, volumes: &[Volume]) {
 fn check_source(report: &mut Report<'_>, at: &Place, volume: &Volume) {
     if let Some(source) = &volume.host_path {
         let at = at.member("hostPath");
-        report.name(&at.member("path"), &source.path, names::no_backsteps);
+        report.name(&at.member("path"), &source.path, syntax::no_backsteps);
         if let Some(kind) = &source.r#type {
             report.one_of(Gravity::Error, &at.member("type"), kind, HOST_PATH_TYPES);
         }
@@ -80,7 +81,7 @@ fn check_files(report: &mut Report<'_>, at: &Place, mode: Option<i32>, items: &[
     for (index, item) in items.iter().enumerate() {
         let at = at.member("items").item(index);
         report.required(&at.member("key"), &item.key);
-        report.name(&at.member("path"), &item.path, names::unreserved_path);
+        report.name(&at.member("path"), &item.path, syntax::unreserved_path);
         check_mode(report, &at.member("mode"), item.mode);
     }
 }
@@ -94,7 +95,7 @@ fn check_mode(report: &mut Report<'_>, at: &Place, mode: Option<i32>) {
 }
 
 fn check_downward_file(report: &mut Report<'_>, at: &Place, file: &DownwardApiFile) {
-    report.name(&at.member("path"), &file.path, names::unreserved_path);
+    report.name(&at.member("path"), &file.path, syntax::unreserved_path);
     check_mode(report, &at.member("mode"), file.mode);
     match (&file.field_ref, &file.resource_field_ref) {
         (None, None) if !report.has_newer(at) => report.error(at, "needs a fieldRef or a resourceFieldRef"),
@@ -158,5 +159,5 @@ fn check_token(report: &mut Report<'_>, at: &Place, token: &TokenProjection) {
     if let Some(seconds) = token.expiration_seconds {
         report.range(&at.member("expirationSeconds"), seconds, TOKEN_LIFE);
     }
-    report.name(&at.member("path"), &token.path, names::unreserved_path);
+    report.name(&at.member("path"), &token.path, syntax::unreserved_path);
 }

@@ -19,24 +19,32 @@ const DESCENDING: &str = "must be a relative path without \"..\"";
 const UNRESERVED: &str = "must be a relative path without \"..\" that does not start with \"..\"";
 const NO_BACKSTEPS: &str = "must not contain \"..\"";
 
+/// One of the rules below: what a text must be, when it is not.
+pub type Syntax = fn(&str) -> Result<(), &'static str>;
+
+/// Splits a field path `path['key']` (TE-2).
+pub fn subscript(path: &str) -> Option<(&str, &str)> {
+    path.strip_suffix("']")?.split_once("['").filter(|(path, _)| !path.is_empty())
+}
+
 /// A DNS-1123 label: names of containers and volumes.
-pub(super) fn dns_label(text: &str) -> Result<(), &'static str> {
+pub fn dns_label(text: &str) -> Result<(), &'static str> {
     demand(is_dns_label(text), LABEL)
 }
 
 /// A DNS-1123 subdomain: names of most objects.
-pub(super) fn dns_subdomain(text: &str) -> Result<(), &'static str> {
+pub fn dns_subdomain(text: &str) -> Result<(), &'static str> {
     demand(is_dns_subdomain(text), SUBDOMAIN)
 }
 
 /// As [`dns_subdomain`], where the API lets a trailing dash pass.
-pub(super) fn dns_subdomain_prefix(text: &str) -> Result<(), &'static str> {
+pub fn dns_subdomain_prefix(text: &str) -> Result<(), &'static str> {
     let masked = text.strip_suffix('-').filter(|rest| !rest.is_empty()).unwrap_or(text);
     demand(is_dns_subdomain(masked) || is_dns_subdomain(text), SUBDOMAIN)
 }
 
 /// A label key, finalizer or resource name.
-pub(super) fn qualified_name(text: &str) -> Result<(), &'static str> {
+pub fn qualified_name(text: &str) -> Result<(), &'static str> {
     let (prefix, name) = match text.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, text),
@@ -45,53 +53,57 @@ pub(super) fn qualified_name(text: &str) -> Result<(), &'static str> {
 }
 
 /// An annotation key: a qualified name in any case.
-pub(super) fn annotation_key(text: &str) -> Result<(), &'static str> {
+pub fn annotation_key(text: &str) -> Result<(), &'static str> {
     qualified_name(&text.to_lowercase())
 }
 
-pub(super) fn label_value(text: &str) -> Result<(), &'static str> {
+/// The value of a label.
+pub fn label_value(text: &str) -> Result<(), &'static str> {
     demand(text.is_empty() || is_plain_name(text), VALUE)
 }
 
 /// The name of a SidecarSet (SSV-1).
-pub(super) fn sidecar_set(text: &str) -> Result<(), &'static str> {
+pub fn sidecar_set(text: &str) -> Result<(), &'static str> {
     demand(text.len() <= 63 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), SET)
 }
 
 /// The name of an env, by the rule that held before Kubernetes 1.32 (PODV-7).
-pub(super) fn env(text: &str) -> Result<(), &'static str> {
+pub fn env(text: &str) -> Result<(), &'static str> {
     let starts_well = text.bytes().next().is_some_and(|b| !b.is_ascii_digit());
     demand(starts_well && text.bytes().all(is_key_byte) && !text.starts_with("..") && text != ".", ENV)
 }
 
 /// A key of a ConfigMap or Secret.
-pub(super) fn config_key(text: &str) -> Result<(), &'static str> {
+pub fn config_key(text: &str) -> Result<(), &'static str> {
     let is_key = !text.is_empty() && text.len() <= 253 && text.bytes().all(is_key_byte);
     demand(is_key && text != "." && !text.starts_with(".."), KEY)
 }
 
-pub(super) fn port(text: &str) -> Result<(), &'static str> {
+/// The name of a port.
+pub fn port(text: &str) -> Result<(), &'static str> {
     let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let has_letter = text.bytes().any(|b| b.is_ascii_lowercase());
     let dashes = text.contains("--") || text.starts_with('-') || text.ends_with('-');
     demand(text.len() <= 15 && text.bytes().all(is_allowed) && has_letter && !dashes, PORT)
 }
 
-pub(super) fn http_header(text: &str) -> Result<(), &'static str> {
+/// The name of an HTTP header.
+pub fn http_header(text: &str) -> Result<(), &'static str> {
     demand(!text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), HEADER)
 }
 
 /// A path below some directory.
-pub(super) fn descending_path(text: &str) -> Result<(), &'static str> {
+pub fn descending_path(text: &str) -> Result<(), &'static str> {
     demand(!text.starts_with('/') && no_backsteps(text).is_ok(), DESCENDING)
 }
 
 /// A path below a volume that Kubernetes writes itself.
-pub(super) fn unreserved_path(text: &str) -> Result<(), &'static str> {
+pub fn unreserved_path(text: &str) -> Result<(), &'static str> {
     demand(descending_path(text).is_ok() && !text.starts_with(".."), UNRESERVED)
 }
 
-pub(super) fn no_backsteps(text: &str) -> Result<(), &'static str> {
+/// A path without steps up.
+pub fn no_backsteps(text: &str) -> Result<(), &'static str> {
     demand(text.split('/').all(|part| part != ".."), NO_BACKSTEPS)
 }
 
@@ -133,7 +145,6 @@ fn is_key_byte(byte: u8) -> bool {
 mod tests {
     use rstest::rstest;
 
-    use super::super::report::Syntax;
     use super::*;
 
     #[rstest]

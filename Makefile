@@ -1,0 +1,30 @@
+# `make` lists the targets.
+CARGO_FLAGS ?= --locked
+
+.PHONY: help run build test lint bench
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## Serve manifests/samples on https://127.0.0.1:8443, certificates made on the way.
+	target/release/outrigger manager --standalone manifests/samples --cert-dir certs --example manifests/reviews/web.json
+
+build: ## Build the release binary, target/release/outrigger.
+	cargo build --release $(CARGO_FLAGS)
+
+test: ## Run all tests.
+	cargo test $(CARGO_FLAGS)
+
+lint: ## Check format, lints, and that what decides stays free of I/O.
+	cargo fmt --check
+	cargo clippy --all-targets $(CARGO_FLAGS) -- -D warnings
+	.ci/pure
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
+	else echo "cargo-deny is not installed: bans, licences and sources were NOT checked"; fi
+
+bench: ## Measure ours against a no-op webhook on the same stack, and the pure core (needs wrk, taskset, curl).
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq wrk; } \
+	  || { echo "wrk is missing: apt-get install wrk"; exit 1; }
+	cargo build --release $(CARGO_FLAGS) --bins --example noop
+	cargo bench $(CARGO_FLAGS) --bench load
+	cargo bench $(CARGO_FLAGS) --bench core

@@ -1,0 +1,228 @@
+//! 4. Edits into RFC 6902, out by the door they came in (RSP-4, RSP-6, RSP-7).
+//!
+//! Every operation adds or replaces a whole element, so what no Kubernetes of today knows stays with its element. Within
+//! a list, operations come in an order in which no index is disturbed by one before: elements in place first, then those
+//! put in front, then those appended.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use crate::edits::{Edits, EnvPlace, Injected, ListEdits, Secrets};
+use crate::pod::{Metadata, Spec};
+
+/// The edits as the text of a JSON patch; `None` when there is nothing to change.
+pub fn encode(edits: &Edits<'_>, metadata: &Metadata<'_>, spec: &Spec<'_>) -> Option<String> {
+    let mut patch = Patch { json: String::with_capacity(4096) };
+    if let Some(name) = &edits.name {
+        patch.operation("add", "/metadata/name", |out| push_string(out, name));
+    }
+    patch.annotations(edits, metadata.has_annotations());
+    if let Some(gate) = edits.readiness_gate {
+        let gate = json!({"conditionType": gate}).to_string();
+        patch.append("/spec/readinessGates", spec.readiness_gates.is_some(), &[gate.as_str()], |out, gate| {
+            out.push_str(gate);
+        });
+    }
+    match &edits.pull_secrets {
+        Secrets::Append(secrets) => {
+            patch.append("/spec/imagePullSecrets", spec.image_pull_secrets.is_some(), secrets, |out, secret| {
+                out.push_str(secret);
+            });
+        }
+        Secrets::Replace(secrets) => {
+            patch.operation("replace", "/spec/imagePullSecrets", |out| {
+                push_list(out, secrets, |out, s| out.push_str(s));
+            });
+        }
+    }
+    patch.append("/spec/volumes", spec.volumes.is_some(), &edits.volumes, |out, volume| out.push_str(volume));
+    patch.list("/spec/initContainers", &edits.init_containers, spec.init_containers.is_some());
+    patch.list("/spec/containers", &edits.containers, spec.containers.is_some());
+    patch.finish()
+}
+
+struct Patch {
+    json: String,
+}
+
+impl Patch {
+    fn operation(&mut self, op: &str, path: &str, value: impl FnOnce(&mut String)) {
+        self.json.push_str(if self.json.is_empty() { "[{\"op\":\"" } else { ",{\"op\":\"" });
+        self.json.push_str(op);
+        self.json.push_str("\",\"path\":\"");
+        self.json.push_str(path);
+        self.json.push_str("\",\"value\":");
+        value(&mut self.json);
+        self.json.push('}');
+    }
+
+    fn annotations(&mut self, edits: &Edits<'_>, present: bool) {
+        let annotations = &edits.annotations;
+        if annotations.is_empty() {
+            return;
+        }
+        if !present {
+            // RSP-7: without a map there, the whole map is added.
+            self.operation("add", "/metadata/annotations", |out| {
+                out.push('{');
+                for (index, (key, value)) in annotations.iter().enumerate() {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    push_string(out, key);
+                    out.push(':');
+                    push_string(out, value);
+                }
+                out.push('}');
+            });
+            return;
+        }
+        for (key, value) in annotations {
+            let mut path = "/metadata/annotations/".to_owned();
+            let key = json!(pointer(key)).to_string();
+            path.push_str(key.trim_matches('"'));
+            self.operation("add", &path, |out| push_string(out, value));
+        }
+    }
+
+    /// Appends elements to a list that may not be there yet.
+    fn append<T>(&mut self, path: &str, present: bool, items: &[T], write: impl Fn(&mut String, &T)) {
+        if items.is_empty() {
+            return;
+        }
+        if !present {
+            self.operation("add", path, |out| push_list(out, items, write));
+            return;
+        }
+        let path = format!("{path}/-");
+        for item in items {
+            self.operation("add", &path, |out| write(out, item));
+        }
+    }
+
+    fn list(&mut self, path: &str, edits: &ListEdits<'_>, present: bool) {
+        for (index, injected) in &edits.replaced {
+            self.operation("replace", &format!("{path}/{index}"), |out| injected.write(out));
+        }
+        for (index, edit) in &edits.barriers {
+            let env = format!("{path}/{index}/env");
+            match edit.place {
+                EnvPlace::NewList => self.operation("add", &env, |out| {
+                    let _ = write!(out, "[{}]", edit.json);
+                }),
+                EnvPlace::Append => self.operation("add", &format!("{env}/-"), |out| out.push_str(&edit.json)),
+                EnvPlace::Replace(at) => {
+                    self.operation("replace", &format!("{env}/{at}"), |out| out.push_str(&edit.json));
+                }
+            }
+        }
+        if present {
+            for (index, injected) in edits.before.iter().enumerate() {
+                self.operation("add", &format!("{path}/{index}"), |out| injected.write(out));
+            }
+            self.append(path, true, &edits.after, |out, injected| injected.write(out));
+        } else {
+            let all: Vec<&Injected<'_>> = edits.before.iter().chain(&edits.after).collect();
+            self.append(path, false, &all, |out, injected| injected.write(out));
+        }
+    }
+
+    fn finish(mut self) -> Option<String> {
+        if self.json.is_empty() {
+            return None;
+        }
+        self.json.push(']');
+        Some(self.json)
+    }
+}
+
+fn push_list<T>(out: &mut String, items: &[T], write: impl Fn(&mut String, &T)) {
+    out.push('[');
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        write(out, item);
+    }
+    out.push(']');
+}
+
+/// Appends `text` as a JSON string.
+pub(super) fn push_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut plain = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let escape = match byte {
+            b'"' => "\\\"",
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            b'\r' => "\\r",
+            b'\t' => "\\t",
+            0..=0x1f => "",
+            _ => continue,
+        };
+        out.push_str(&text[plain..at]);
+        plain = at + 1;
+        if escape.is_empty() {
+            let _ = write!(out, "\\u{byte:04x}");
+        } else {
+            out.push_str(escape);
+        }
+    }
+    out.push_str(&text[plain..]);
+    out.push('"');
+}
+
+/// A key as a step of a JSON pointer (RSP-7).
+fn pointer(key: &str) -> Cow<'_, str> {
+    if key.contains(['~', '/']) { Cow::Owned(key.replace('~', "~0").replace('/', "~1")) } else { Cow::Borrowed(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::Pod;
+
+    fn patch(pod: &str, edits: &Edits<'_>) -> String {
+        let pod = Pod::parse(pod).unwrap();
+        encode(edits, &pod.metadata, &pod.spec().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn nothing_to_change_is_no_patch() {
+        let pod = Pod::parse("{}").unwrap();
+        assert_eq!(encode(&Edits::default(), &pod.metadata, &pod.spec().unwrap()), None);
+    }
+
+    #[test]
+    fn a_missing_map_is_added_whole() {
+        let mut edits = Edits::default();
+        edits.annotations.insert("a/b".into(), "x\"y".into());
+        assert_eq!(patch("{}", &edits), r#"[{"op":"add","path":"/metadata/annotations","value":{"a/b":"x\"y"}}]"#);
+        assert_eq!(
+            patch(r#"{"metadata":{"annotations":{}}}"#, &edits),
+            r#"[{"op":"add","path":"/metadata/annotations/a~1b","value":"x\"y"}]"#
+        );
+    }
+
+    #[test]
+    fn a_missing_list_is_added_whole() {
+        let edits = Edits { volumes: vec![r#"{"name":"v"}"#], ..Edits::default() };
+        assert_eq!(patch("{}", &edits), r#"[{"op":"add","path":"/spec/volumes","value":[{"name":"v"}]}]"#);
+        assert_eq!(
+            patch(r#"{"spec":{"volumes":[]}}"#, &edits),
+            r#"[{"op":"add","path":"/spec/volumes/-","value":{"name":"v"}}]"#
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn strings_are_printed_as_serde_reads_them(text in ".*") {
+            let mut out = String::new();
+            push_string(&mut out, &text);
+            proptest::prop_assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The way of a pod, in order: gate → select → inject → launch → record → patch (POD-2).
+//!
+//! Pure: everything it needs is in its arguments. A pod that nothing concerns is answered after a look at its metadata.
+
+use jiff::Timestamp;
+
+use crate::admission::patch;
+use crate::edits::Edits;
+use crate::facts::Recorder;
+use crate::launch::{self, PriorityError};
+use crate::pod::{Pairs, Pod, PodError};
+use crate::readiness;
+use crate::sidecarset::inject::{self, InjectError, Target};
+use crate::sidecarset::select::{self, Chosen, SelectError, Verdict};
+use crate::sidecarset::{metadata, records};
+use crate::store::Snapshot;
+
+/// What a decision depends on beside the pod and the snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambient {
+    /// The time.
+    pub now: Timestamp,
+    /// Random bits, for a generated name (PRI-8) and a partial revision (REV-8).
+    pub random: u64,
+}
+
+/// Why a pod is refused. Each is a Reject 500 (POD-3).
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Choosing the revision of a set.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// Injecting a set.
+    #[error(transparent)]
+    Inject(#[from] InjectError),
+    /// Ordering the containers.
+    #[error(transparent)]
+    Launch(#[from] PriorityError),
+    /// Reading the pod. Reject 400 (RSP-1).
+    #[error(transparent)]
+    Pod(#[from] PodError),
+}
+
+impl Refusal {
+    /// The status code of the answer.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Pod(_) | Self::Inject(InjectError::Pod(_)) => 400,
+            Self::Select(_) | Self::Inject(_) | Self::Launch(_) => 500,
+        }
+    }
+}
+
+/// Decides what happens to a pod that is being created in `namespace`. The result is the text of a JSON patch, or `None`
+/// when the pod stays as it is.
+pub fn mutate(
+    pod: &Pod<'_>,
+    namespace: &str,
+    snapshot: &Snapshot,
+    ambient: &Ambient,
+    facts: &mut impl Recorder,
+) -> Result<Option<String>, Refusal> {
+    let none = Pairs::default();
+    let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+
+    let gate = readiness::owner(&pod.metadata)?;
+    let chosen = choose(pod, labels, namespace, snapshot, ambient, facts)?;
+    if gate.is_none() && chosen.is_empty() && !launch::may_concern(pod) {
+        return Ok(None);
+    }
+
+    let spec = pod.spec()?;
+    let annotations = pod.metadata.annotations()?;
+    let mut edits = Edits::default();
+    if let Some(owner) = gate {
+        readiness::add_gate(&spec, owner, &mut edits, facts);
+    }
+    metadata::patch(&annotations, &chosen, &mut edits, facts);
+    let target = Target { spec: &spec, labels, annotations: &annotations };
+    inject::inject(&target, &chosen, &mut edits, facts)?;
+    let own = spec.containers.as_deref().unwrap_or_default();
+    launch::order(&pod.metadata, &annotations, own, &mut edits, ambient.random, facts)?;
+    edits.containers.drop_unchanged(own);
+    edits.init_containers.drop_unchanged(spec.init_containers.as_deref().unwrap_or_default());
+    records::write(&annotations, &chosen, ambient.now, &mut edits, facts);
+    Ok(patch::encode(&edits, &pod.metadata, &spec))
+}
+
+/// The sets that apply, in order, each with its current spec or a revision of it.
+fn choose<'a>(
+    pod: &Pod<'_>,
+    labels: &Pairs<'_>,
+    namespace: &str,
+    snapshot: &'a Snapshot,
+    ambient: &Ambient,
+    facts: &mut impl Recorder,
+) -> Result<Vec<Chosen<'a>>, SelectError> {
+    // MATCH-2. Differs: `status` is ignored, since the API server resets it after admission.
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Ok(Vec::new());
+    }
+    let judged = select::select(snapshot.candidates(labels), labels, snapshot.namespace(namespace));
+    let selected = judged.into_iter().filter(|(_, verdict)| *verdict == Verdict::Selected);
+    let mut chosen = Vec::new();
+    for (set, _) in selected {
+        chosen.push(select::choose(set, labels, chance(ambient.random), facts)?);
+    }
+    Ok(chosen)
+}
+
+/// A number from 0 up to, not including, 1.
+#[expect(clippy::cast_precision_loss, reason = "53 bits are what a double holds")]
+fn chance(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}

@@ -1,0 +1,146 @@
+//! Container launch priority: which containers wait, and for which key (PRI).
+//!
+//! A container that waits gets an env from a key of the ConfigMap `<pod>-barrier`; the kubelet cannot start it before a
+//! controller writes that key. Runs after injection, so sidecars take part.
+
+use std::borrow::Cow;
+
+use serde_json::json;
+
+use crate::api::names;
+use crate::edits::{Edits, EnvEdit, EnvPlace, Final};
+use crate::facts::{Fact, Recorder};
+use crate::pod::{Container, Metadata, Pairs, Pod};
+
+/// Bytes of a `generateName` that are kept (PRI-8).
+const GENERATED_PREFIX: usize = 58;
+const GENERATED_SUFFIX: usize = 5;
+const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// A priority that is no number; the pod is refused (PRI-4).
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "container {container}: env {} is {value:?}, but a priority is a whole number such as 10 or -1",
+    names::PRIORITY_ENV
+)]
+pub struct PriorityError {
+    container: String,
+    value: String,
+}
+
+/// Whether the pod itself may ask for an order of its containers. A sidecar may too: see
+/// [`crate::edits::Injected::priority`].
+pub fn may_concern(pod: &Pod<'_>) -> bool {
+    pod.metadata.may_annotate(names::LAUNCH_PRIORITY) || pod.may_mention(names::PRIORITY_ENV)
+}
+
+/// Adds barriers to the containers of the pod and to those that are injected. `random` makes the pod's name when it has
+/// only a `generateName`.
+pub fn order(
+    metadata: &Metadata<'_>,
+    annotations: &Pairs<'_>,
+    own: &[Container<'_>],
+    edits: &mut Edits<'_>,
+    random: u64,
+    facts: &mut impl Recorder,
+) -> Result<(), PriorityError> {
+    // PRI-2.
+    if edits.containers.len(own.len()) <= 1 {
+        return Ok(());
+    }
+    let patched = edits.annotations.get(names::LAUNCH_PRIORITY).map(|value| &**value);
+    let ordered = patched.or_else(|| annotations.get(names::LAUNCH_PRIORITY)) == Some(names::LAUNCH_PRIORITY_ORDERED);
+    let mut containers = edits.containers.in_final_order(own.len());
+    let priorities = if ordered { (0..containers.len()).map(by_position).collect() } else { by_env(&containers, own)? };
+    // PRI-5.
+    if priorities.iter().all(|priority| *priority == priorities[0]) {
+        return Ok(());
+    }
+
+    let (name, generated) = pod_name(metadata, random);
+    let mut barriers = Vec::new();
+    for (container, priority) in containers.iter_mut().zip(priorities) {
+        let env = json!({
+            "name": names::BARRIER_ENV,
+            "valueFrom": {"configMapKeyRef": {"name": format!("{name}-barrier"), "key": format!("p_{priority}")}},
+        });
+        let env = env.to_string();
+        let container_name = match container {
+            Final::Injected(injected) => {
+                injected.barrier = Some(env);
+                injected.template.name.clone()
+            }
+            Final::Own(index) => {
+                let container = &own[*index];
+                if let Some(place) = barrier_place(container, &env) {
+                    barriers.push((*index, EnvEdit { place, json: env }));
+                }
+                container.name.as_str().to_owned()
+            }
+        };
+        facts.record(|| Fact::Barrier { container: container_name, priority });
+    }
+    edits.containers.barriers = barriers;
+    if generated {
+        let name = name.into_owned();
+        facts.record(|| Fact::Named { name: name.clone() });
+        edits.name = Some(name);
+    }
+    Ok(())
+}
+
+/// PRI-3.
+fn by_position(index: usize) -> i64 {
+    -i64::try_from(index).unwrap_or(i64::MAX)
+}
+
+/// PRI-4.
+fn by_env(containers: &[Final<'_, '_>], own: &[Container<'_>]) -> Result<Vec<i64>, PriorityError> {
+    let priority = |container: &Final<'_, '_>| {
+        let (name, value) = match container {
+            Final::Injected(injected) => (injected.template.name.as_str(), injected.priority.as_deref()),
+            Final::Own(index) => {
+                let container = &own[*index];
+                let last = container.env.iter().flatten().rfind(|env| env.name.as_str() == names::PRIORITY_ENV);
+                let value = last.map(|env| env.value.as_ref().map_or("", |value| value.as_str()));
+                (container.name.as_str(), value)
+            }
+        };
+        match value {
+            None => Ok(0),
+            Some(value) => value
+                .parse()
+                .map_err(|_| PriorityError { container: name.to_owned(), value: value.chars().take(40).collect() }),
+        }
+    };
+    containers.iter().map(priority).collect()
+}
+
+/// Where a barrier goes in a container of the pod. Differs: PRI-9. The reference appends a second one to a container that
+/// has a barrier already; here it is replaced, or left alone when it is the same.
+fn barrier_place(container: &Container<'_>, barrier: &str) -> Option<EnvPlace> {
+    let Some(env) = &container.env else { return Some(EnvPlace::NewList) };
+    let Some(index) = env.iter().position(|env| env.name.as_str() == names::BARRIER_ENV) else {
+        return Some(EnvPlace::Append);
+    };
+    let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
+    (parse(env[index].raw) != parse(barrier)).then_some(EnvPlace::Replace(index))
+}
+
+/// The name of the pod, and whether it was made here (PRI-8).
+fn pod_name<'m>(metadata: &'m Metadata<'_>, mut random: u64) -> (Cow<'m, str>, bool) {
+    let text = |text: &'m Option<crate::pod::Text<'_>>| text.as_ref().map_or("", |text| text.as_str());
+    let (name, prefix) = (text(&metadata.name), text(&metadata.generate_name));
+    if !name.is_empty() || prefix.is_empty() {
+        return (Cow::Borrowed(name), false);
+    }
+    let cut = (0..=GENERATED_PREFIX.min(prefix.len())).rev().find(|at| prefix.is_char_boundary(*at)).unwrap_or(0);
+    let mut generated = prefix[..cut].to_owned();
+    for _ in 0..GENERATED_SUFFIX {
+        let letters = ALPHABET.len() as u64;
+        let letter = usize::try_from(random % letters).unwrap_or(0);
+        generated.push(char::from(ALPHABET[letter]));
+        random /= letters;
+    }
+    (Cow::Owned(generated), true)
+}

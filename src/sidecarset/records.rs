@@ -1,0 +1,261 @@
+//! The record that injection leaves on a pod: hashes, the list of sets, versions of hot-upgrade pairs (ANN, HOT-3, HOT-5).
+//!
+//! Controllers judge a pod by these annotations, so their texts are those of the reference.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::compiled::Twin;
+use super::select::Chosen;
+use crate::api::json;
+use crate::api::names;
+use crate::edits::Edits;
+use crate::facts::{Fact, Recorder};
+use crate::pod::Pairs;
+
+/// One entry of the two hash annotations, members in the reference's order (ANN-3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Record<'a> {
+    update_timestamp: Option<Cow<'a, str>>,
+    hash: Cow<'a, str>,
+    sidecar_set_name: Cow<'a, str>,
+    sidecar_list: Option<Cow<'a, [String]>>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    controller_revision: Cow<'a, str>,
+}
+
+/// Writes the record of this injection. Call it last: META cannot overwrite it (ANN-8), and a set that changed nothing
+/// keeps the time of its first injection.
+pub fn write<'a>(
+    annotations: &Pairs<'_>,
+    chosen: &[Chosen<'a>],
+    now: Timestamp,
+    edits: &mut Edits<'a>,
+    facts: &mut impl Recorder,
+) {
+    let contributing: Vec<&Chosen<'a>> = chosen.iter().filter(|chosen| !chosen.content.is_empty()).collect();
+    if contributing.is_empty() {
+        return;
+    }
+    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let changed: BTreeSet<&str> = changed_sets(edits);
+    let before = |key: &str, edits: &Edits<'_>| {
+        edits.annotations.get(key).map(ToString::to_string).or_else(|| annotations.get(key).map(str::to_owned))
+    };
+
+    let mut entries = Vec::with_capacity(8);
+    for (key, full) in [(names::HASH, true), (names::HASH_WITHOUT_IMAGE, false)] {
+        let mut records = Vec::with_capacity(contributing.len());
+        for Chosen { set, content } in contributing.iter().copied() {
+            let hash = if full { &content.hashes.full } else { &content.hashes.without_image };
+            records.push(Record {
+                update_timestamp: Some(Cow::Borrowed(&now)),
+                hash: Cow::Borrowed(hash),
+                sidecar_set_name: Cow::Borrowed(&set.name),
+                sidecar_list: Some(Cow::Borrowed(&content.sidecar_list)),
+                controller_revision: Cow::Borrowed(if full { &content.revision } else { "" }),
+            });
+        }
+        let text = hash_annotation(before(key, edits).as_deref(), records, &changed, key, facts);
+        entries.push((Cow::Borrowed(key), text));
+    }
+
+    let listed = before(names::INJECTED_LIST, edits).unwrap_or_default();
+    let mut list: BTreeSet<&str> = listed.split(',').filter(|name| !name.is_empty()).collect();
+    // ANN-2: all that apply, also one whose restored revision is empty.
+    list.extend(chosen.iter().map(|chosen| chosen.set.name.as_str()));
+    entries.push((Cow::Borrowed(names::INJECTED_LIST), list.into_iter().collect::<Vec<_>>().join(",")));
+
+    let working: Vec<&(String, String)> = contributing.iter().flat_map(|chosen| &chosen.content.working).collect();
+    if !working.is_empty() {
+        let text = working_annotation(before(names::WORKING_CONTAINER, edits).as_deref(), &working, facts);
+        entries.push((Cow::Borrowed(names::WORKING_CONTAINER), text));
+    }
+    for Chosen { content, .. } in contributing {
+        for template in content.init_containers.iter().chain(&content.containers) {
+            let (version, alternate) = match template.twin {
+                None => continue,
+                Some(Twin::Working) => ("1", "0"),
+                Some(Twin::Idle) => ("0", "1"),
+            };
+            let name = &template.name;
+            entries.push((Cow::Owned(format!("{}{name}", names::VERSION_PREFIX)), version.to_owned()));
+            entries.push((Cow::Owned(format!("{}{name}", names::VERSION_ALT_PREFIX)), alternate.to_owned()));
+        }
+    }
+
+    for (key, text) in entries {
+        if annotations.get(&key) == Some(text.as_str()) {
+            edits.annotations.remove(&key);
+        } else {
+            edits.annotations.insert(key, Cow::Owned(text));
+        }
+    }
+}
+
+/// The sets of which some container is new or differs from the one in the pod.
+fn changed_sets<'a>(edits: &Edits<'a>) -> BTreeSet<&'a str> {
+    let lists = [&edits.init_containers, &edits.containers];
+    let injected = lists.into_iter().flat_map(|list| {
+        list.before.iter().chain(&list.after).chain(list.replaced.iter().map(|(_, injected)| injected))
+    });
+    injected.map(|injected| injected.set).collect()
+}
+
+/// ANN-1, ANN-5, ANN-6: entries of other sets stay; a set that changed nothing keeps its time.
+fn hash_annotation(
+    before: Option<&str>,
+    records: Vec<Record<'_>>,
+    changed: &BTreeSet<&str>,
+    key: &'static str,
+    facts: &mut impl Recorder,
+) -> String {
+    let mut texts: BTreeMap<Cow<'_, str>, String> = BTreeMap::new();
+    match before.map(read_records) {
+        Some(Some(entries)) => texts.extend(entries.into_iter().map(|(name, text)| (Cow::Owned(name), text))),
+        // Differs: ANN-6. The reference refuses the pod.
+        Some(None) => facts.warn(Fact::RecordReset { key }),
+        None => {}
+    }
+    for mut record in records {
+        let name = record.sidecar_set_name.clone();
+        let old = texts.get(&name).cloned();
+        if !changed.contains(&*name) {
+            let old: Option<Record<'_>> = old.as_deref().and_then(|old| serde_json::from_str(old).ok());
+            let same = |old: &Record<'_>| {
+                Record { update_timestamp: None, ..old.clone() } == Record { update_timestamp: None, ..record.clone() }
+            };
+            if let Some(old) = old.filter(same) {
+                record.update_timestamp = old.update_timestamp.map(|time| Cow::Owned(time.into_owned()));
+            }
+        }
+        texts.insert(name, json::text(&record));
+    }
+    print_object(&texts)
+}
+
+/// The entries of a hash annotation, each as the text it had; the legacy form is brought into today's (ANN-6). `None`
+/// when the text is neither form.
+fn read_records(text: &str) -> Option<Vec<(String, String)>> {
+    let entries: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
+    let read = |(name, entry): (String, &RawValue)| {
+        if let Ok(hash) = serde_json::from_str::<String>(entry.get()) {
+            let legacy = Record { hash: Cow::Owned(hash), sidecar_set_name: Cow::Borrowed(&name), ..Record::default() };
+            return Some((name.clone(), json::text(&legacy)));
+        }
+        let record: Record<'_> = serde_json::from_str(entry.get()).ok()?;
+        Some((name, json::text(&record)))
+    };
+    entries.into_iter().map(read).collect()
+}
+
+/// HOT-5: merged into what the pod already carries.
+fn working_annotation(before: Option<&str>, working: &[&(String, String)], facts: &mut impl Recorder) -> String {
+    let old: Option<BTreeMap<String, String>> = match before {
+        None | Some("") => Some(BTreeMap::new()),
+        Some(text) => serde_json::from_str(text).ok(),
+    };
+    if old.is_none() {
+        facts.warn(Fact::RecordReset { key: names::WORKING_CONTAINER });
+    }
+    let mut all = old.unwrap_or_default();
+    all.extend(working.iter().map(|(entry, container)| (entry.clone(), container.clone())));
+    json::text(&all)
+}
+
+fn print_object(texts: &BTreeMap<Cow<'_, str>, String>) -> String {
+    let members: Vec<String> = texts.iter().map(|(name, text)| format!("{}:{text}", json::text(name))).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Everything;
+
+    fn record<'a>(set: &'a str, hash: &'a str) -> Record<'a> {
+        Record {
+            update_timestamp: Some("2026-03-04T05:06:07Z".into()),
+            hash: hash.into(),
+            sidecar_set_name: set.into(),
+            sidecar_list: Some(Cow::Owned(vec!["proxy".to_owned()])),
+            controller_revision: "".into(),
+        }
+    }
+
+    #[test]
+    fn a_record_has_the_text_of_the_reference() {
+        let mut record = record("mesh", "4vz5");
+        record.controller_revision = "mesh-6c7".into();
+        assert_eq!(
+            json::text(&record),
+            r#"{"updateTimestamp":"2026-03-04T05:06:07Z","hash":"4vz5","sidecarSetName":"mesh","sidecarList":["proxy"],"controllerRevision":"mesh-6c7"}"#
+        );
+    }
+
+    #[test]
+    fn records_of_other_sets_stay() {
+        let before =
+            r#"{"old":{"updateTimestamp":"2020-01-01T00:00:00Z","hash":"h","sidecarSetName":"old","sidecarList":[]}}"#;
+        let text = hash_annotation(
+            Some(before),
+            vec![record("mesh", "x")],
+            &BTreeSet::new(),
+            names::HASH,
+            &mut Everything::default(),
+        );
+        assert!(
+            text.starts_with(r#"{"mesh":{"updateTimestamp":"2026"#)
+                && text.contains(r#""old":{"updateTimestamp":"2020"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_legacy_form_is_brought_up_to_date() {
+        let text =
+            hash_annotation(Some(r#"{"old":"h"}"#), vec![], &BTreeSet::new(), names::HASH, &mut Everything::default());
+        assert_eq!(text, r#"{"old":{"updateTimestamp":null,"hash":"h","sidecarSetName":"old","sidecarList":null}}"#);
+    }
+
+    #[test]
+    fn garbage_is_started_afresh_and_told() {
+        let mut facts = Everything::default();
+        let text =
+            hash_annotation(Some("garbage"), vec![record("mesh", "x")], &BTreeSet::new(), names::HASH, &mut facts);
+        assert!(text.starts_with(r#"{"mesh":"#));
+        assert_eq!(facts.0, [Fact::RecordReset { key: names::HASH }]);
+    }
+
+    #[test]
+    fn a_set_that_changed_nothing_keeps_its_time() {
+        let before = json::text(&BTreeMap::from([(
+            "mesh",
+            Record { update_timestamp: Some("2020-01-01T00:00:00Z".into()), ..record("mesh", "x") },
+        )]));
+        let records = || vec![record("mesh", "x")];
+        let again =
+            hash_annotation(Some(&before), records(), &BTreeSet::new(), names::HASH, &mut Everything::default());
+        assert_eq!(again, before);
+        let changed = hash_annotation(
+            Some(&before),
+            records(),
+            &BTreeSet::from(["mesh"]),
+            names::HASH,
+            &mut Everything::default(),
+        );
+        assert_ne!(changed, before);
+    }
+
+    #[test]
+    fn the_working_containers_are_merged() {
+        let pair = ("tail".to_owned(), "tail-1".to_owned());
+        let text = working_annotation(Some(r#"{"mesh":"mesh-2"}"#), &[&pair], &mut Everything::default());
+        assert_eq!(text, r#"{"mesh":"mesh-2","tail":"tail-1"}"#);
+    }
+}

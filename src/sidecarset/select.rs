@@ -1,0 +1,218 @@
+//! Which SidecarSets apply to a pod, at which revision, and why not the others (MATCH, CAN, REV).
+//!
+//! [`judge`] gives one set's verdict; [`select`] judges candidates, lets canaries take over and puts the rest in order.
+//! Admission asks with the candidates that an index found, `explain` with all sets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use super::compiled::{Compiled, Content, Pinned, RevisionError};
+use crate::api::IntOrString;
+use crate::facts::{Fact, Recorder, RevisionChoice};
+use crate::pod::Pairs;
+use crate::selector::{Operator, Requirement, Selector};
+
+/// The namespace of a pod, with its labels when it is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Namespace<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its labels; `None` for a namespace that nobody has seen (MATCH-5).
+    pub labels: Option<&'a BTreeMap<String, String>>,
+}
+
+/// What became of one SidecarSet for one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// It applies.
+    Selected,
+    /// Injection is paused (MATCH-4).
+    Paused,
+    /// The namespace does not meet this term of `namespaceSelector`.
+    NamespaceNotSelected(&'a Requirement),
+    /// The set has a `namespaceSelector`, and the labels of the namespace are not known.
+    NamespaceUnknown,
+    /// The pod's labels do not meet this term of `selector`.
+    NotSelected(&'a Requirement),
+    /// The selector is absent or empty and so selects no pod (MATCH-6).
+    SelectsNothing,
+    /// This canary of the set applies instead (CAN-2).
+    CanaryTookOver(&'a str),
+}
+
+/// A SidecarSet that applies, with what it is to inject.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    /// The set.
+    pub set: &'a Compiled,
+    /// Its current spec, or the revision that is pinned.
+    pub content: &'a Content,
+}
+
+/// The revision for a pod cannot be decided; the pod is refused (REV-2, REV-8).
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    /// There is no such revision.
+    #[error(transparent)]
+    Revision(#[from] RevisionError),
+    /// A partition that is text, but no percentage.
+    #[error(
+        "SidecarSet {set}: updateStrategy.partition {partition:?} is not a percentage, so no revision can be chosen"
+    )]
+    Partition {
+        /// Name of the set.
+        set: String,
+        /// What stands there.
+        partition: String,
+    },
+}
+
+/// Judges one set, canaries left aside (MATCH-4 … MATCH-6).
+pub fn judge<'a>(set: &'a Compiled, labels: &Pairs<'_>, namespace: Namespace<'_>) -> Verdict<'a> {
+    if set.paused {
+        return Verdict::Paused;
+    }
+    if let Some(selector) = &set.namespace_selector {
+        let Some(labels) = namespace.labels else { return Verdict::NamespaceUnknown };
+        if let Some(term) = selector.mismatch(labels) {
+            return Verdict::NamespaceNotSelected(term);
+        }
+    }
+    match &set.selector {
+        Some(selector) if !selector.is_empty() => match selector.mismatch(labels) {
+            Some(term) => Verdict::NotSelected(term),
+            None => Verdict::Selected,
+        },
+        _ => Verdict::SelectsNothing,
+    }
+}
+
+/// Judges all candidates. In the result those that apply stand in the order in which they are injected: sets that name
+/// the pod's namespace first, then those of the whole cluster, each group by name (MATCH-8).
+pub fn select<'a>(
+    candidates: impl Iterator<Item = &'a Compiled>,
+    labels: &Pairs<'_>,
+    namespace: Namespace<'_>,
+) -> Vec<(&'a Compiled, Verdict<'a>)> {
+    let mut judged: Vec<_> = candidates.map(|set| (set, judge(set, labels, namespace))).collect();
+    let takeovers: Vec<(&str, &str)> = judged
+        .iter()
+        .filter(|(_, verdict)| *verdict == Verdict::Selected)
+        .filter_map(|(canary, _)| Some((canary.canary_of.as_deref()?, canary.name.as_str())))
+        .collect();
+    for (base, canary) in takeovers {
+        let base = judged.iter_mut().find(|(set, verdict)| set.name == base && *verdict == Verdict::Selected);
+        if let Some((_, verdict)) = base {
+            *verdict = Verdict::CanaryTookOver(canary);
+        }
+    }
+    // Differs: MATCH-8. The reference leaves the order inside a group to chance.
+    judged.sort_by_key(|(set, _)| (set.named_namespaces.is_none(), set.name.as_str()));
+    judged
+}
+
+/// What a set that applies injects: its current spec, or the revision it pins (REV-1, REV-5 … REV-8). `chance` is drawn
+/// evenly from 0 up to, not including, 1.
+pub fn choose<'a>(
+    set: &'a Compiled,
+    labels: &Pairs<'_>,
+    chance: f64,
+    facts: &mut impl Recorder,
+) -> Result<Chosen<'a>, SelectError> {
+    let Some(pinned) = &set.pinned else { return Ok(Chosen { set, content: &set.current }) };
+    // A revision that cannot be had refuses the pod even where the current spec would be injected (REV-2 before REV-5).
+    let specified = pinned.content.as_ref().map_err(Clone::clone)?;
+    let why = choose_revision(set, pinned, labels, chance)?;
+    let content = match why {
+        RevisionChoice::NoPercentage | RevisionChoice::DrawnCurrent => &set.current,
+        _ => specified,
+    };
+    facts.record(|| Fact::Revision { set: set.name.clone(), revision: content.revision.clone(), why });
+    Ok(Chosen { set, content })
+}
+
+fn choose_revision(
+    set: &Compiled,
+    pinned: &Pinned,
+    labels: &Pairs<'_>,
+    chance: f64,
+) -> Result<RevisionChoice, SelectError> {
+    if pinned.update_paused {
+        return Ok(RevisionChoice::UpdatePaused);
+    }
+    if !pinned.partial {
+        return Ok(RevisionChoice::Always);
+    }
+    if pinned.update_selector.as_ref().is_some_and(|selector| selector.mismatch(labels).is_some()) {
+        return Ok(RevisionChoice::OutsideUpdateSelector);
+    }
+    let Some(IntOrString::String(text)) = &pinned.partition else { return Ok(RevisionChoice::NoPercentage) };
+    let percentage = text.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
+    match percentage {
+        None => Err(SelectError::Partition { set: set.name.clone(), partition: text.clone() }),
+        Some(percentage) if chance <= percentage / 100.0 => Ok(RevisionChoice::DrawnRevision),
+        Some(_) => Ok(RevisionChoice::DrawnCurrent),
+    }
+}
+
+impl fmt::Display for Verdict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Selected => write!(f, "applies"),
+            Self::Paused => write!(f, "does not apply: spec.injectionStrategy.paused is true"),
+            Self::NamespaceNotSelected(term) => {
+                write!(f, "does not apply: the namespace's labels do not meet spec.namespaceSelector ({term})")
+            }
+            Self::NamespaceUnknown => {
+                write!(f, "does not apply: spec.namespaceSelector is set and the labels of the namespace are not known")
+            }
+            Self::NotSelected(term) => {
+                write!(f, "does not apply: the pod's labels do not meet spec.selector ({term})")
+            }
+            Self::SelectsNothing => write!(f, "does not apply: spec.selector is empty and selects no pod"),
+            Self::CanaryTookOver(canary) => write!(f, "does not apply: its canary {canary} applies instead"),
+        }
+    }
+}
+
+/// Finds the sets that a pod's labels may select without asking each of them.
+///
+/// A set with a term `key=value` or `key in (…)` is found under those pairs; the others are always candidates.
+#[derive(Debug, Default)]
+pub struct Index {
+    by_label: HashMap<String, HashMap<String, Vec<usize>>>,
+    others: Vec<usize>,
+}
+
+impl Index {
+    /// Indexes `sets` by their places.
+    pub fn new(sets: &[Compiled]) -> Self {
+        let mut index = Self::default();
+        for (place, set) in sets.iter().enumerate() {
+            let requirements = set.selector.as_ref().map_or(&[][..], Selector::requirements);
+            let named = requirements.iter().find_map(|requirement| match &requirement.operator {
+                Operator::In(values) => Some((&requirement.key, values)),
+                _ => None,
+            });
+            let Some((key, values)) = named else {
+                index.others.push(place);
+                continue;
+            };
+            let by_value = index.by_label.entry(key.clone()).or_default();
+            for value in values {
+                let places = by_value.entry(value.clone()).or_default();
+                if !places.contains(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        index
+    }
+
+    /// Places of the sets that may select an object with these labels. No place comes twice. The work is bounded by the
+    /// keys of the sets times the labels of the pod, however many labels a pod may carry.
+    pub fn candidates<'i, 'l>(&'i self, labels: &'l Pairs<'l>) -> impl Iterator<Item = usize> + use<'i, 'l> {
+        let found = self.by_label.iter().filter_map(|(key, by_value)| by_value.get(labels.get(key)?));
+        self.others.iter().chain(found.flatten()).copied()
+    }
+}

@@ -1,0 +1,205 @@
+//! What admission knows of the world: [`Objects`] as they are stored, and the [`Snapshot`] compiled from them.
+//!
+//! Objects are plain data with `apply`; a change of any of them makes a new snapshot, which replaces the old one in one
+//! store (design decision 1). A request reads one snapshot from start to end.
+
+pub mod files;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::api::json::{Unknown, decode};
+use crate::api::names;
+use crate::api::sidecarset::{InjectionRevision, SidecarSetSpec};
+use crate::pod::Pairs;
+use crate::sidecarset::admit::{Stored, admit};
+use crate::sidecarset::compiled::{CompileError, Compiled, Restored, RevisionError};
+use crate::sidecarset::revision::Hashes;
+use crate::sidecarset::select::{Index, Namespace};
+use crate::sidecarset::validate::{Findings, Problem, Revisions, Surroundings};
+
+/// The objects that decisions depend on.
+#[derive(Clone, Debug)]
+pub struct Objects {
+    /// Namespace of the operator: where its ConfigMap and the revisions are (WH-8).
+    operator_namespace: String,
+    sets: BTreeMap<String, Stored>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    white_list: Option<String>,
+    revisions: BTreeMap<String, Revision>,
+}
+
+/// A ControllerRevision of a SidecarSet (API-16).
+#[derive(Clone, Debug)]
+struct Revision {
+    set: String,
+    custom_version: Option<String>,
+    number: i64,
+    created: String,
+    spec: SidecarSetSpec,
+    unknown: Unknown,
+    hashes: Option<Hashes>,
+}
+
+/// Everything admission needs, immutable.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    sets: Vec<Compiled>,
+    index: Index,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+// === impl Objects ===
+
+impl Objects {
+    /// No objects; the operator lives in `operator_namespace`.
+    pub fn new(operator_namespace: &str) -> Self {
+        Self {
+            operator_namespace: operator_namespace.to_owned(),
+            sets: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            white_list: None,
+            revisions: BTreeMap::new(),
+        }
+    }
+
+    /// Applies a SidecarSet in either version, as a create or, when there is one of its name, an update. Nothing changes
+    /// when there are errors.
+    pub fn apply_sidecarset(&mut self, document: Value) -> Findings {
+        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let others = self.sets.values().map(|stored| &stored.set).filter(|set| set.metadata.name != name).collect();
+        let around = Surroundings {
+            others,
+            white_list: self.white_list.as_deref(),
+            metadata_defaults_allowed: false,
+            revisions: self,
+        };
+        let old = self.sets.get(&name).map(|stored| &stored.set);
+        let (stored, findings) = admit(document, old, &around);
+        if let Some(stored) = stored {
+            self.sets.insert(name, stored);
+        }
+        findings
+    }
+
+    /// Applies a Namespace. As the API server does, its name is among its labels.
+    pub fn apply_namespace(&mut self, document: &Value) -> Result<(), Problem> {
+        let name = name_of(document)?;
+        let mut labels: BTreeMap<String, String> = match &document["metadata"]["labels"] {
+            Value::Null => BTreeMap::new(),
+            labels => serde_json::from_value(labels.clone())
+                .map_err(|error| Problem { field: "metadata.labels".to_owned(), message: error.to_string() })?,
+        };
+        labels.insert(names::NAMESPACE_NAME.to_owned(), name.clone());
+        self.namespaces.insert(name, labels);
+        Ok(())
+    }
+
+    /// Applies a ConfigMap; only the operator's own matters (SSV-30).
+    pub fn apply_config_map(&mut self, document: &Value) -> Result<(), Problem> {
+        let namespace = document["metadata"]["namespace"].as_str().unwrap_or(&self.operator_namespace);
+        if name_of(document)? == names::CONFIGURATION && namespace == self.operator_namespace {
+            self.white_list = document["data"][names::PATCH_WHITE_LIST].as_str().map(str::to_owned);
+        }
+        Ok(())
+    }
+
+    /// Applies a ControllerRevision; only those of SidecarSets in the operator's namespace matter (REV-2).
+    pub fn apply_revision(&mut self, document: &Value) -> Result<(), Problem> {
+        let name = name_of(document)?;
+        let metadata = &document["metadata"];
+        let namespace = metadata["namespace"].as_str().unwrap_or(&self.operator_namespace);
+        let Some(set) = metadata["labels"][names::REVISION_OF].as_str() else { return Ok(()) };
+        if namespace != self.operator_namespace {
+            return Ok(());
+        }
+        let mut spec = document["data"]["spec"].clone();
+        if let Some(members) = spec.as_object_mut() {
+            members.remove("$patch");
+        }
+        let (spec, unknown) = decode::<SidecarSetSpec>(&mut spec)
+            .map_err(|error| Problem { field: format!("data.spec.{}", error.path), message: error.message })?;
+        let annotation = |key: &str| metadata["annotations"][key].as_str().map(str::to_owned);
+        let hashes = annotation(names::HASH).zip(annotation(names::HASH_WITHOUT_IMAGE));
+        let revision = Revision {
+            set: set.to_owned(),
+            custom_version: metadata["labels"][names::CUSTOM_VERSION].as_str().map(str::to_owned),
+            number: document["revision"].as_i64().unwrap_or_default(),
+            created: metadata["creationTimestamp"].as_str().unwrap_or_default().to_owned(),
+            spec,
+            unknown: unknown.under("spec"),
+            hashes: hashes.map(|(full, without_image)| Hashes { full, without_image }),
+        };
+        self.revisions.insert(name, revision);
+        Ok(())
+    }
+
+    /// The stored sets, by name.
+    pub fn sidecarsets(&self) -> impl Iterator<Item = &Stored> {
+        self.sets.values()
+    }
+
+    /// Compiles everything.
+    pub fn snapshot(&self) -> Result<Snapshot, CompileError> {
+        let compile = |stored: &Stored| {
+            let name = &stored.set.metadata.name;
+            Compiled::new(&stored.set, &stored.unknown, |wanted| self.find_revision(name, wanted))
+        };
+        let sets = self.sets.values().map(compile).collect::<Result<Vec<_>, _>>()?;
+        Ok(Snapshot { index: Index::new(&sets), sets, namespaces: self.namespaces.clone() })
+    }
+
+    /// REV-2. Differs: REV-3, a revision must belong to the set.
+    fn find_revision(&self, set: &str, wanted: &InjectionRevision) -> Result<Restored<'_>, RevisionError> {
+        let missing = |wanted: String| RevisionError::Missing { set: set.to_owned(), wanted };
+        let own = self.revisions.iter().filter(|(_, revision)| revision.set == set);
+        let (found, wanted) = match (&wanted.revision_name, &wanted.custom_version) {
+            (Some(name), _) => (own.into_iter().find(|(own, _)| *own == name), format!("revision {name:?}")),
+            (None, version) => {
+                let of_version = own.filter(|(_, revision)| revision.custom_version == *version);
+                let newest = of_version.max_by_key(|(name, revision)| (revision.number, &revision.created, *name));
+                (newest, format!("custom version {:?}", version.as_deref().unwrap_or_default()))
+            }
+        };
+        let (name, revision) = found.ok_or_else(|| missing(wanted))?;
+        Ok(Restored {
+            name: name.clone(),
+            spec: &revision.spec,
+            unknown: &revision.unknown,
+            hashes: revision.hashes.clone(),
+        })
+    }
+}
+
+impl Revisions for Objects {
+    fn resolve(&self, set: &str, revision: &InjectionRevision) -> Result<(), String> {
+        self.find_revision(set, revision).map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+fn name_of(document: &Value) -> Result<String, Problem> {
+    match document["metadata"]["name"].as_str() {
+        Some(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err(Problem { field: "metadata.name".to_owned(), message: "the object has no name".to_owned() }),
+    }
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// The sets that may select a pod with these labels.
+    pub fn candidates<'a, 'l>(&'a self, labels: &'l Pairs<'l>) -> impl Iterator<Item = &'a Compiled> + use<'a, 'l> {
+        self.index.candidates(labels).map(|place| &self.sets[place])
+    }
+
+    /// All sets, by name.
+    pub fn sidecarsets(&self) -> &[Compiled] {
+        &self.sets
+    }
+
+    /// A namespace with what is known of it.
+    pub fn namespace<'a>(&'a self, name: &'a str) -> Namespace<'a> {
+        Namespace { name, labels: self.namespaces.get(name) }
+    }
+}

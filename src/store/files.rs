@@ -1,0 +1,150 @@
+//! Objects from a directory of manifests, for standalone mode and for a pipeline.
+//!
+//! SidecarSets are judged in the order of file names and of documents in a file, as if applied one after the other.
+//! Namespaces, ConfigMaps and ControllerRevisions are there before the first of them, wherever they stand.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::Objects;
+use crate::api::names;
+use crate::manifest::{self, Document, Origin};
+use crate::sidecarset::validate::Problem;
+
+/// How many files a directory may hold.
+const FILES_LIMIT: usize = 10_000;
+
+/// A directory that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The objects that are in order.
+    pub objects: Objects,
+    /// What is wrong with the others.
+    pub errors: Vec<Notice>,
+    /// What is legal, but likely not what was meant.
+    pub warnings: Vec<Notice>,
+}
+
+/// One line about an object or a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The file and the object in it, if it is about one.
+    pub place: String,
+    /// The field and what is wrong with it.
+    pub message: String,
+}
+
+/// Reads all `*.yaml`, `*.yml` and `*.json` files of `directory`.
+pub fn load(directory: &Path, operator_namespace: &str) -> Loaded {
+    let mut loaded = Loaded { objects: Objects::new(operator_namespace), errors: Vec::new(), warnings: Vec::new() };
+    let documents = match files(directory) {
+        Ok(files) => loaded.read(&files),
+        Err(notice) => {
+            loaded.errors.push(notice);
+            Vec::new()
+        }
+    };
+    let (sets, rest): (Vec<Document>, Vec<Document>) =
+        documents.into_iter().partition(|document| document.group() == names::GROUP && document.kind == "SidecarSet");
+    for document in rest {
+        loaded.apply(&document);
+    }
+    for set in sets {
+        let findings = loaded.objects.apply_sidecarset(set.value);
+        loaded.errors.extend(findings.errors.iter().map(|problem| Notice::about(&set.origin, problem)));
+        loaded.warnings.extend(findings.warnings.iter().map(|problem| Notice::about(&set.origin, problem)));
+    }
+    loaded
+}
+
+/// The files of a directory that are read, in order.
+pub fn files(directory: &Path) -> Result<Vec<PathBuf>, Notice> {
+    let wrong = |error: std::io::Error| Notice {
+        place: directory.display().to_string(),
+        message: format!("the directory cannot be read: {error}"),
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(wrong)? {
+        let path = entry.map_err(wrong)?.path();
+        let is_manifest =
+            path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml" || ending == "json");
+        // The kubelet puts mounted files behind symlinks, so the target counts; a hidden file is an editor's.
+        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if is_manifest && !is_hidden && path.is_file() {
+            files.push(path);
+        }
+    }
+    if files.len() > FILES_LIMIT {
+        let message = format!("holds {} manifests, at most {FILES_LIMIT} are read", files.len());
+        return Err(Notice { place: directory.display().to_string(), message });
+    }
+    files.sort();
+    Ok(files)
+}
+
+// === impl Loaded ===
+
+impl Loaded {
+    fn read(&mut self, files: &[PathBuf]) -> Vec<Document> {
+        let mut documents = Vec::new();
+        for file in files {
+            match manifest::read_file(file) {
+                Ok(found) => documents.extend(found),
+                Err(error) => {
+                    let place = file.display().to_string();
+                    let text = error.to_string();
+                    let message = text.strip_prefix(&format!("{place}: ")).unwrap_or(&text).to_owned();
+                    self.errors.push(Notice { place, message });
+                }
+            }
+        }
+        documents
+    }
+
+    /// Applies an object that is not a SidecarSet.
+    fn apply(&mut self, document: &Document) {
+        let value = &document.value;
+        let applied = match (document.group(), document.kind.as_str()) {
+            ("", "Namespace") => self.objects.apply_namespace(value),
+            ("", "ConfigMap") => self.objects.apply_config_map(value),
+            ("apps", "ControllerRevision") => self.objects.apply_revision(value),
+            (_, "") => Err(Problem {
+                field: "kind".to_owned(),
+                message: "every document needs apiVersion and kind".to_owned(),
+            }),
+            (_, kind) if kind.eq_ignore_ascii_case("sidecarset") || kind.eq_ignore_ascii_case("sidecarsets") => {
+                let message = format!(
+                    "{kind:?} of {:?} is not a kind; a SidecarSet has kind SidecarSet and apiVersion {} or {}",
+                    document.api_version,
+                    names::V1BETA1,
+                    names::V1ALPHA1
+                );
+                Err(Problem { field: "kind".to_owned(), message })
+            }
+            (_, kind) => {
+                let message = format!("{kind} of {} is of no use here and is ignored", document.api_version);
+                self.warnings.push(Notice { place: document.origin.to_string(), message });
+                Ok(())
+            }
+        };
+        if let Err(problem) = applied {
+            self.errors.push(Notice::about(&document.origin, &problem));
+        }
+    }
+}
+
+// === impl Notice ===
+
+impl Notice {
+    fn about(origin: &Origin, problem: &Problem) -> Self {
+        Self { place: origin.to_string(), message: problem.to_string() }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // One notice is one line, whatever an object's name holds.
+        let line = format!("{}: {}", self.place, self.message);
+        write!(f, "{}", line.replace(['\n', '\r'], " "))
+    }
+}

@@ -1,0 +1,160 @@
+//! Logs and metrics. Labels of metrics come from closed sets only.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::admission::review::Outcome;
+use crate::admission::server::Counts;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error. `filter` is a directive such as `info` or `outrigger=debug`.
+pub fn init_logging(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let started = match format {
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))
+}
+
+/// Metrics that are read where they are kept: at the listener and the certificate.
+struct Rim {
+    counts: Arc<Counts>,
+    expiry: Box<dyn Fn() -> Option<i64> + Send + Sync>,
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: [Counter; OUTCOMES.len()],
+    duration: Histogram,
+    sidecarsets: Gauge,
+    reloads: [Counter; 2],
+}
+
+const OUTCOMES: [(Outcome, &str); 6] = [
+    (Outcome::Unchanged, "unchanged"),
+    (Outcome::Patched, "patched"),
+    (Outcome::Refused, "refused"),
+    (Outcome::Malformed, "malformed"),
+    (Outcome::Anonymous, "anonymous"),
+    (Outcome::Crashed, "crashed"),
+];
+
+/// Bounds in seconds, from a pod that nothing selects to the deadline.
+const BUCKETS: [f64; 12] =
+    [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5];
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers everything. Connections are read from `counts`, the expiry of the certificate in use from `expiry`, as
+    /// seconds since 1970.
+    pub fn new(counts: Arc<Counts>, expiry: impl Fn() -> Option<i64> + Send + Sync + 'static) -> Self {
+        let mut registry = Registry::with_prefix("outrigger");
+        let requests: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
+        registry.register("admission_requests", "Admission requests by outcome", requests.clone());
+        let duration = Histogram::new(BUCKETS);
+        registry.register_with_unit(
+            "admission_duration",
+            "Time from a request's head to its answer",
+            Unit::Seconds,
+            duration.clone(),
+        );
+        let sidecarsets = Gauge::default();
+        registry.register("sidecarsets", "SidecarSets in use", sidecarsets.clone());
+        let reloads: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
+        registry.register("reloads", "Changes of the manifests, taken or refused", reloads.clone());
+        registry.register_collector(Box::new(Rim { counts, expiry: Box::new(expiry) }));
+        Self {
+            requests: OUTCOMES.map(|(_, name)| requests.get_or_create(&[("outcome", name)]).clone()),
+            reloads: ["taken", "refused"].map(|name| reloads.get_or_create(&[("result", name)]).clone()),
+            registry,
+            duration,
+            sidecarsets,
+        }
+    }
+
+    /// Counts one admission request.
+    pub fn record(&self, outcome: Outcome, duration: Duration) {
+        if let Some(place) = OUTCOMES.iter().position(|(known, _)| *known == outcome) {
+            self.requests[place].inc();
+        }
+        self.duration.observe(duration.as_secs_f64());
+    }
+
+    /// Notes that the manifests were read again, and how many sets are in use.
+    pub fn record_reload(&self, taken: bool) {
+        self.reloads[usize::from(!taken)].inc();
+    }
+
+    /// Notes how many sets are in use.
+    pub fn set_sidecarsets(&self, count: usize) {
+        self.sidecarsets.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Everything as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+// === impl Rim ===
+
+impl Collector for Rim {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let counts = &self.counts;
+        let read = |count: &AtomicU64| ConstCounter::new(count.load(Ordering::Relaxed));
+        for (name, help, count) in [
+            ("connections_accepted", "Connections accepted", read(&counts.accepted)),
+            ("connections_refused", "Connections closed because too many were open", read(&counts.refused)),
+            ("connections_cut", "Connections cut because the peer was too slow", read(&counts.cut)),
+            ("handshakes_failed", "TLS handshakes that failed", read(&counts.handshakes_failed)),
+            ("accept_errors", "Connections that the kernel could not hand over", read(&counts.accept_errors)),
+        ] {
+            count.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        if let Some(expiry) = (self.expiry)() {
+            let help = "When the serving certificate expires, as seconds since 1970";
+            let name = "certificate_expiry";
+            ConstGauge::new(expiry).encode(encoder.encode_descriptor(
+                name,
+                help,
+                Some(&Unit::Seconds),
+                MetricType::Gauge,
+            )?)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Rim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rim").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
