@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::facts::{Fact, Placed, Recorder};
+use crate::pod::{Container, List, PodError, Spec};
 use crate::sidecarset::compiled::Template;
 
 /// All edits of one pod. Lists refer to the pod as it was submitted.
@@ -137,14 +138,14 @@ impl<'a> ListEdits<'a> {
     pub fn place(
         &mut self,
         injected: Injected<'a>,
-        own: &[crate::pod::Container<'_>],
+        own: &[Container<'_>],
         facts: &mut impl Recorder,
         list: &'static str,
-    ) {
+    ) -> Result<(), PodError> {
         let name = injected.template.name.as_str();
         let existing = own.iter().position(|container| container.name.as_str() == name);
         let placed = match existing {
-            Some(index) if own[index].is_injected() => Placed::ReplacedInjected,
+            Some(index) if own[index].is_injected()? => Placed::ReplacedInjected,
             Some(_) => Placed::ReplacedOwn,
             None if injected.template.before => Placed::Before,
             None => Placed::After,
@@ -171,6 +172,7 @@ impl<'a> ListEdits<'a> {
             (None, Placed::Before) => self.before.push(injected),
             (None, _) => self.after.push(injected),
         }
+        Ok(())
     }
 
     /// The containers in their final order, when the pod has `own` of them now.
@@ -186,10 +188,15 @@ impl<'a> ListEdits<'a> {
     }
 
     /// Drops replacements that would change nothing, so that a second admission of the same pod is one (POD-5).
-    pub fn drop_unchanged(&mut self, own: &[crate::pod::Container<'_>]) {
+    pub fn drop_unchanged(&mut self, spec: &Spec<'_>, list: List) -> Result<(), PodError> {
+        if self.replaced.is_empty() {
+            return Ok(());
+        }
+        let own = spec.texts(list)?;
         self.replaced.retain(|(index, injected)| {
             let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
-            parse(own[*index].raw) != parse(&injected.whole())
+            own.get(*index).is_none_or(|own| parse(own) != parse(&injected.whole()))
         });
+        Ok(())
     }
 }

@@ -10,22 +10,30 @@ use serde_json::json;
 use crate::api::names;
 use crate::edits::{Edits, EnvEdit, EnvPlace, Final};
 use crate::facts::{Fact, Recorder};
-use crate::pod::{Container, Metadata, Pairs, Pod};
+use crate::pod::{Container, Metadata, Pairs, Pod, PodError};
 
 /// Bytes of a `generateName` that are kept (PRI-8).
 const GENERATED_PREFIX: usize = 58;
 const GENERATED_SUFFIX: usize = 5;
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// A priority that is no number; the pod is refused (PRI-4).
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "container {container}: env {} is {value:?}, but a priority is a whole number such as 10 or -1",
-    names::PRIORITY_ENV
-)]
-pub struct PriorityError {
-    container: String,
-    value: String,
+/// The containers cannot be ordered; the pod is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A priority that is no number (PRI-4).
+    #[error(
+        "container {container}: env {} is {value:?}, but a priority is a whole number such as 10 or -1",
+        names::PRIORITY_ENV
+    )]
+    Priority {
+        /// Name of the container.
+        container: String,
+        /// What stands there, shortened.
+        value: String,
+    },
+    /// The pod cannot be read.
+    #[error(transparent)]
+    Pod(#[from] PodError),
 }
 
 /// Whether the pod itself may ask for an order of its containers. A sidecar may too: see
@@ -43,7 +51,7 @@ pub fn order(
     edits: &mut Edits<'_>,
     random: u64,
     facts: &mut impl Recorder,
-) -> Result<(), PriorityError> {
+) -> Result<(), LaunchError> {
     // PRI-2.
     if edits.containers.len(own.len()) <= 1 {
         return Ok(());
@@ -72,7 +80,7 @@ pub fn order(
             }
             Final::Own(index) => {
                 let container = &own[*index];
-                if let Some(place) = barrier_place(container, &env) {
+                if let Some(place) = barrier_place(container, &env)? {
                     barriers.push((*index, EnvEdit { place, json: env }));
                 }
                 container.name.as_str().to_owned()
@@ -95,36 +103,37 @@ fn by_position(index: usize) -> i64 {
 }
 
 /// PRI-4.
-fn by_env(containers: &[Final<'_, '_>], own: &[Container<'_>]) -> Result<Vec<i64>, PriorityError> {
-    let priority = |container: &Final<'_, '_>| {
+fn by_env(containers: &[Final<'_, '_>], own: &[Container<'_>]) -> Result<Vec<i64>, LaunchError> {
+    let mut priorities = Vec::with_capacity(containers.len());
+    for container in containers {
         let (name, value) = match container {
-            Final::Injected(injected) => (injected.template.name.as_str(), injected.priority.as_deref()),
+            Final::Injected(injected) => (injected.template.name.as_str(), injected.priority.clone()),
             Final::Own(index) => {
                 let container = &own[*index];
-                let last = container.env.iter().flatten().rfind(|env| env.name.as_str() == names::PRIORITY_ENV);
-                let value = last.map(|env| env.value.as_ref().map_or("", |value| value.as_str()));
-                (container.name.as_str(), value)
+                let last = container.last_env(names::PRIORITY_ENV)?;
+                (container.name.as_str(), last.map(|env| env.value.map_or(Cow::Borrowed(""), |value| value.0)))
             }
         };
-        match value {
-            None => Ok(0),
-            Some(value) => value
-                .parse()
-                .map_err(|_| PriorityError { container: name.to_owned(), value: value.chars().take(40).collect() }),
-        }
-    };
-    containers.iter().map(priority).collect()
+        priorities.push(match value {
+            None => 0,
+            Some(value) => value.parse().map_err(|_| LaunchError::Priority {
+                container: name.to_owned(),
+                value: value.chars().take(40).collect(),
+            })?,
+        });
+    }
+    Ok(priorities)
 }
 
 /// Where a barrier goes in a container of the pod. Differs: PRI-9. The reference appends a second one to a container that
 /// has a barrier already; here it is replaced, or left alone when it is the same.
-fn barrier_place(container: &Container<'_>, barrier: &str) -> Option<EnvPlace> {
-    let Some(env) = &container.env else { return Some(EnvPlace::NewList) };
-    let Some(index) = env.iter().position(|env| env.name.as_str() == names::BARRIER_ENV) else {
-        return Some(EnvPlace::Append);
-    };
+fn barrier_place(container: &Container<'_>, barrier: &str) -> Result<Option<EnvPlace>, PodError> {
+    if !container.has_env() {
+        return Ok(Some(EnvPlace::NewList));
+    }
+    let Some(existing) = container.first_env(names::BARRIER_ENV)? else { return Ok(Some(EnvPlace::Append)) };
     let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
-    (parse(env[index].raw) != parse(barrier)).then_some(EnvPlace::Replace(index))
+    Ok((parse(existing.raw) != parse(barrier)).then_some(EnvPlace::Replace(existing.index)))
 }
 
 /// The name of the pod, and whether it was made here (PRI-8).

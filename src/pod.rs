@@ -2,8 +2,9 @@
 //! (design decision 1).
 //!
 //! [`Pod`] is the first look: metadata, and the spec as raw text. [`Pod::spec`] is the second, paid only for a pod that
-//! something will be done to: lists, and inside each container its name and the raw text of what rules may copy. Nothing
-//! is ever printed from these types, so no field can be lost by them (RSP-6).
+//! something will be done to: names, and inside each container the raw text of what rules may look into. The third look,
+//! at single entries, is paid by the rule that asks. Nothing is ever printed from these types, so no field can be lost by
+//! them (RSP-6).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -90,31 +91,51 @@ pub struct Spec<'a> {
     /// `spec.readinessGates`.
     #[serde(borrow)]
     pub readiness_gates: Option<Vec<ReadinessGate<'a>>>,
+    /// The whole text, for [`Spec::texts`].
+    #[serde(skip)]
+    text: &'a str,
+}
+
+/// A list of the spec whose entries somebody needs as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// `spec.containers`.
+    Containers,
+    /// `spec.initContainers`.
+    InitContainers,
+    /// `spec.volumes`.
+    Volumes,
+    /// `spec.imagePullSecrets`.
+    ImagePullSecrets,
 }
 
 /// A container of the pod.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Container<'a> {
-    /// Whole text of the container.
-    pub raw: &'a str,
     /// Its name.
+    #[serde(borrow, deserialize_with = "or_empty")]
     pub name: Text<'a>,
     /// `Always` makes an init container a native sidecar.
+    #[serde(borrow)]
     pub restart_policy: Option<Text<'a>>,
-    /// Its env, in order; `None` when the list is absent.
-    pub env: Option<Vec<EnvVar<'a>>>,
+    #[serde(borrow)]
+    env: Option<&'a RawValue>,
+    #[serde(borrow)]
     volume_mounts: Option<&'a RawValue>,
+    #[serde(borrow)]
     volume_devices: Option<&'a RawValue>,
+    #[serde(borrow)]
     resources: Option<&'a RawValue>,
 }
 
 /// An env of a container.
 #[derive(Clone, Debug, Default)]
 pub struct EnvVar<'a> {
+    /// Its place in the list.
+    pub index: usize,
     /// Whole text of the entry, to be copied as it is (TE-5).
     pub raw: &'a str,
-    /// Its name.
-    pub name: Text<'a>,
     /// Its literal value, if it has one.
     pub value: Option<Text<'a>>,
 }
@@ -131,11 +152,11 @@ pub struct Mount<'a> {
 }
 
 /// A list entry that is known by its name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default)]
 pub struct Named<'a> {
-    /// Whole text of the entry.
-    pub raw: &'a str,
     /// Its name.
+    #[serde(borrow, deserialize_with = "or_empty")]
     pub name: Text<'a>,
 }
 
@@ -180,7 +201,11 @@ impl<'a> Pod<'a> {
     pub fn spec(&self) -> Result<Spec<'a>, PodError> {
         match self.spec {
             None => Ok(Spec::default()),
-            Some(raw) => serde_json::from_str(raw.get()).map_err(|source| PodError { part: "spec", source }),
+            Some(raw) => {
+                let spec: Spec<'a> =
+                    serde_json::from_str(raw.get()).map_err(|source| PodError { part: "spec", source })?;
+                Ok(Spec { text: raw.get(), ..spec })
+            }
         }
     }
 
@@ -223,18 +248,85 @@ impl<'a> Metadata<'a> {
     }
 }
 
+// === impl Spec ===
+
+impl<'a> Spec<'a> {
+    /// The entries of a list as text: a further look at the whole spec, for the few who need it.
+    pub fn texts(&self, list: List) -> Result<Vec<&'a str>, PodError> {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Texts<'a> {
+            #[serde(borrow)]
+            containers: Option<Vec<&'a RawValue>>,
+            #[serde(borrow)]
+            init_containers: Option<Vec<&'a RawValue>>,
+            #[serde(borrow)]
+            volumes: Option<Vec<&'a RawValue>>,
+            #[serde(borrow)]
+            image_pull_secrets: Option<Vec<&'a RawValue>>,
+        }
+        if self.text.is_empty() {
+            return Ok(Vec::new());
+        }
+        let texts: Texts<'a> = serde_json::from_str(self.text).map_err(|source| PodError { part: "spec", source })?;
+        let texts = match list {
+            List::Containers => texts.containers,
+            List::InitContainers => texts.init_containers,
+            List::Volumes => texts.volumes,
+            List::ImagePullSecrets => texts.image_pull_secrets,
+        };
+        Ok(texts.into_iter().flatten().map(RawValue::get).collect())
+    }
+}
+
 // === impl Container ===
 
 impl<'a> Container<'a> {
     /// Whether a SidecarSet put this container here: the first env of that name decides (ENV-2).
-    pub fn is_injected(&self) -> bool {
-        let marker = self.env.iter().flatten().find(|env| env.name.as_str() == names::IS_INJECTED);
-        marker.and_then(|env| env.value.as_ref()).is_some_and(|value| value.as_str() == "true")
+    pub fn is_injected(&self) -> Result<bool, PodError> {
+        let marker = self.first_env(names::IS_INJECTED)?;
+        Ok(marker.and_then(|env| env.value).is_some_and(|value| value.as_str() == "true"))
     }
 
     /// Whether this init container keeps running beside the containers.
     pub fn is_native_sidecar(&self) -> bool {
         self.restart_policy.as_ref().is_some_and(|policy| policy.as_str() == "Always")
+    }
+
+    /// Whether the container has a list of envs, be it empty.
+    pub fn has_env(&self) -> bool {
+        self.env.is_some()
+    }
+
+    /// The first env of a name.
+    pub fn first_env(&self, name: &str) -> Result<Option<EnvVar<'a>>, PodError> {
+        self.find_env(name, |places| places.next())
+    }
+
+    /// The last env of a name.
+    pub fn last_env(&self, name: &str) -> Result<Option<EnvVar<'a>>, PodError> {
+        self.find_env(name, |places| places.last())
+    }
+
+    fn find_env(
+        &self,
+        name: &str,
+        pick: impl FnOnce(&mut dyn Iterator<Item = EnvVar<'a>>) -> Option<EnvVar<'a>>,
+    ) -> Result<Option<EnvVar<'a>>, PodError> {
+        let Some(env) = self.env.filter(|env| mentions(env.get(), name)) else { return Ok(None) };
+        let wrong = |source| PodError { part: "env", source };
+        let entries: Vec<&'a RawValue> = serde_json::from_str(env.get()).map_err(wrong)?;
+        let mut found = Vec::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            let raw = entry.get();
+            if mentions(raw, name) {
+                let members: EnvMembers<'a> = serde_json::from_str(raw).map_err(wrong)?;
+                if members.name.is_some_and(|found| found.as_str() == name) {
+                    found.push(EnvVar { index, raw, value: members.value });
+                }
+            }
+        }
+        Ok(pick(&mut found.into_iter()))
     }
 
     /// Its volumeMounts, in order.
@@ -262,39 +354,12 @@ fn parse_list<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, part: &'static 
     Ok(list.unwrap_or_default())
 }
 
-// An entry is read twice: once to keep its text, once for the few members that rules look at.
-
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ContainerMembers<'a> {
-    #[serde(borrow)]
-    name: Option<Text<'a>>,
-    #[serde(borrow)]
-    restart_policy: Option<Text<'a>>,
-    #[serde(borrow)]
-    env: Option<Vec<EnvVar<'a>>>,
-    #[serde(borrow)]
-    volume_mounts: Option<&'a RawValue>,
-    #[serde(borrow)]
-    volume_devices: Option<&'a RawValue>,
-    #[serde(borrow)]
-    resources: Option<&'a RawValue>,
+/// An absent name and `null` are the empty one.
+fn or_empty<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
+    Ok(Option::<Text<'a>>::deserialize(deserializer)?.unwrap_or_default())
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Container<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (raw, members) = keep_text::<_, ContainerMembers<'a>>(deserializer)?;
-        Ok(Self {
-            raw,
-            name: members.name.unwrap_or_default(),
-            restart_policy: members.restart_policy,
-            env: members.env,
-            volume_mounts: members.volume_mounts,
-            volume_devices: members.volume_devices,
-            resources: members.resources,
-        })
-    }
-}
+// An entry of which the text is kept is read twice: for its text, and for the few members that rules look at.
 
 #[derive(serde::Deserialize)]
 struct EnvMembers<'a> {
@@ -302,13 +367,6 @@ struct EnvMembers<'a> {
     name: Option<Text<'a>>,
     #[serde(borrow)]
     value: Option<Text<'a>>,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for EnvVar<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (raw, members) = keep_text::<_, EnvMembers<'a>>(deserializer)?;
-        Ok(Self { raw, name: members.name.unwrap_or_default(), value: members.value })
-    }
 }
 
 #[derive(serde::Deserialize)]
@@ -322,28 +380,10 @@ struct MountMembers<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Mount<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (raw, members) = keep_text::<_, MountMembers<'a>>(deserializer)?;
+        let raw = <&'a RawValue>::deserialize(deserializer)?.get();
+        let members: MountMembers<'a> = serde_json::from_str(raw).map_err(serde::de::Error::custom)?;
         Ok(Self { raw, path: members.mount_path.unwrap_or_default(), sub_path_expr: members.sub_path_expr })
     }
-}
-
-#[derive(serde::Deserialize)]
-struct NameMember<'a> {
-    #[serde(borrow)]
-    name: Option<Text<'a>>,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (raw, members) = keep_text::<_, NameMember<'a>>(deserializer)?;
-        Ok(Self { raw, name: members.name.unwrap_or_default() })
-    }
-}
-
-fn keep_text<'de, D: Deserializer<'de>, M: Deserialize<'de>>(deserializer: D) -> Result<(&'de str, M), D::Error> {
-    let raw = <&'de RawValue>::deserialize(deserializer)?.get();
-    let members = serde_json::from_str(raw).map_err(serde::de::Error::custom)?;
-    Ok((raw, members))
 }
 
 // === impl Text ===
@@ -442,7 +482,8 @@ mod tests {
             {"name":"b","env":[{"name":"IS_INJECTED","value":"no"},{"name":"IS_INJECTED","value":"true"}]},
             {"name":"c"}]}}"#;
         let spec = Pod::parse(json).unwrap().spec().unwrap();
-        let injected: Vec<bool> = spec.containers.iter().flatten().map(Container::is_injected).collect();
+        let containers = spec.containers.iter().flatten();
+        let injected: Vec<bool> = containers.map(|container| container.is_injected().unwrap()).collect();
         assert_eq!(injected, [true, false, false]);
     }
 

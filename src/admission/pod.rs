@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use crate::admission::patch;
 use crate::edits::Edits;
 use crate::facts::Recorder;
-use crate::launch::{self, PriorityError};
-use crate::pod::{Pairs, Pod, PodError};
+use crate::launch::{self, LaunchError};
+use crate::pod::{List, Pairs, Pod, PodError};
 use crate::readiness;
 use crate::sidecarset::inject::{self, InjectError, Target};
 use crate::sidecarset::select::{self, Chosen, SelectError, Verdict};
@@ -35,7 +35,7 @@ pub enum Refusal {
     Inject(#[from] InjectError),
     /// Ordering the containers.
     #[error(transparent)]
-    Launch(#[from] PriorityError),
+    Launch(#[from] LaunchError),
     /// Reading the pod. Reject 400 (RSP-1).
     #[error(transparent)]
     Pod(#[from] PodError),
@@ -45,7 +45,7 @@ impl Refusal {
     /// The status code of the answer.
     pub fn code(&self) -> u16 {
         match self {
-            Self::Pod(_) | Self::Inject(InjectError::Pod(_)) => 400,
+            Self::Pod(_) | Self::Inject(InjectError::Pod(_)) | Self::Launch(LaunchError::Pod(_)) => 400,
             Self::Select(_) | Self::Inject(_) | Self::Launch(_) => 500,
         }
     }
@@ -80,8 +80,8 @@ pub fn mutate(
     inject::inject(&target, &chosen, &mut edits, facts)?;
     let own = spec.containers.as_deref().unwrap_or_default();
     launch::order(&pod.metadata, &annotations, own, &mut edits, ambient.random, facts)?;
-    edits.containers.drop_unchanged(own);
-    edits.init_containers.drop_unchanged(spec.init_containers.as_deref().unwrap_or_default());
+    edits.containers.drop_unchanged(&spec, List::Containers)?;
+    edits.init_containers.drop_unchanged(&spec, List::InitContainers)?;
     records::write(&annotations, &chosen, ambient.now, &mut edits, facts);
     Ok(patch::encode(&edits, &pod.metadata, &spec))
 }

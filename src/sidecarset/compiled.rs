@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::records::Record;
 use super::resources::{Policy, PolicyError};
 use super::revision::{Hashes, revision_name};
 use crate::api::IntOrString;
@@ -113,12 +114,10 @@ pub struct Content {
     pub pull_secrets: Vec<Fragment>,
     /// Annotations to patch (META).
     pub metadata: Vec<PatchPodMetadata>,
-    /// Hash of the spec.
-    pub hashes: Hashes,
+    /// What the pod's record says of the set, beside the time.
+    pub record: Record,
     /// Name of its ControllerRevision; empty when not known.
     pub revision: String,
-    /// Sorted names of all containers and native sidecars, hot-upgrade entries unsplit (ANN-3, HOT-6).
-    pub sidecar_list: Vec<String>,
     /// Names of all entries, and of the containers they become: these never count as targets (RES-2).
     ///
     /// Differs: RES-3. The reference leaves the `-1` and `-2` of a pair out of this, so that admitting a pod twice
@@ -247,7 +246,7 @@ impl Compiled {
             selector: compile_selector("spec.selector", spec.selector.as_ref())?,
             namespace_selector: compile_selector("spec.namespaceSelector", spec.namespace_selector.as_ref())?,
             named_namespaces: spec.namespace_selector.as_ref().and_then(named_namespaces),
-            current: Content::new(spec, unknown, hashes, latest_revision(set))?,
+            current: Content::new(&set.metadata.name, spec, unknown, &hashes, latest_revision(set))?,
             pinned: Pinned::new(set, restore)?,
         })
     }
@@ -284,12 +283,9 @@ impl Pinned {
         let update = &set.spec.update_strategy;
         let content = restore(revision).and_then(|restored| {
             let hashes = restored.hashes.unwrap_or_else(|| Hashes::of(restored.spec));
-            Content::new(restored.spec, restored.unknown, hashes, restored.name.clone()).map_err(|error| {
-                RevisionError::Broken {
-                    set: set.metadata.name.clone(),
-                    revision: restored.name,
-                    reason: error.to_string(),
-                }
+            let Restored { name, spec, unknown, .. } = restored;
+            Content::new(&set.metadata.name, spec, unknown, &hashes, name.clone()).map_err(|error| {
+                RevisionError::Broken { set: set.metadata.name.clone(), revision: name, reason: error.to_string() }
             })
         });
         Ok(Some(Self {
@@ -305,20 +301,20 @@ impl Pinned {
 // === impl Content ===
 
 impl Content {
-    fn new(spec: &SidecarSetSpec, unknown: &Unknown, hashes: Hashes, revision: String) -> Result<Self, CompileError> {
+    fn new(
+        set: &str,
+        spec: &SidecarSetSpec,
+        unknown: &Unknown,
+        hashes: &Hashes,
+        revision: String,
+    ) -> Result<Self, CompileError> {
         let volumes = fragments(&spec.volumes, |volume| &volume.name, unknown, "volumes");
         let pull_secrets = fragments(&spec.image_pull_secrets, |secret| &secret.name, unknown, "imagePullSecrets");
         let init = spec.init_containers.as_deref().unwrap_or_default();
         let containers = spec.containers.as_deref().unwrap_or_default();
 
-        let mut content = Self {
-            volumes,
-            pull_secrets,
-            metadata: spec.patch_pod_metadata.clone(),
-            hashes,
-            revision,
-            ..Self::default()
-        };
+        let mut content =
+            Self { volumes, pull_secrets, metadata: spec.patch_pod_metadata.clone(), revision, ..Self::default() };
         let mut sidecars = BTreeSet::new();
         for (index, entry) in init.iter().enumerate() {
             let native = entry.is_native_sidecar();
@@ -335,7 +331,8 @@ impl Content {
             let templates = content.split(entry, index, entry.is_hot_upgrade(), true, &unknown)?;
             content.containers.extend(templates);
         }
-        content.sidecar_list = sidecars.into_iter().collect();
+        let sidecars: Vec<String> = sidecars.into_iter().collect();
+        content.record = Record::new(set, hashes, &sidecars, &content.revision);
         Ok(content)
     }
 

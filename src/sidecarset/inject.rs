@@ -4,7 +4,7 @@
 //! containers, then bring along volumes and secrets. Annotations are written by `records`, once everything is placed.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::compiled::{Content, Fragment, Paths, Template, Transfer, TransferSource};
 use super::resources::ResourcesError;
@@ -12,7 +12,7 @@ use super::select::Chosen;
 use crate::api::names;
 use crate::edits::{Edits, Injected, Secrets};
 use crate::facts::{EnvOrigin, Fact, NotTransferred, Recorder, VolumeOutcome};
-use crate::pod::{Container, Mount, Named, Pairs, PodError, Resources, Spec};
+use crate::pod::{Container, List, Mount, Pairs, PodError, Resources, Spec};
 
 /// The pod as the rules of injection see it: as submitted, with the annotations that META has set (INJ-4, TE-6).
 pub struct Target<'p, 'a> {
@@ -68,15 +68,15 @@ pub fn inject<'a>(
     init_containers.sort_by(|a, b| a.template.name.cmp(&b.template.name));
     let own = target.spec.init_containers.as_deref().unwrap_or_default();
     for container in init_containers {
-        edits.init_containers.place(container, own, facts, "initContainers");
+        edits.init_containers.place(container, own, facts, "initContainers")?;
     }
     let own = target.spec.containers.as_deref().unwrap_or_default();
     for container in containers {
-        edits.containers.place(container, own, facts, "containers");
+        edits.containers.place(container, own, facts, "containers")?;
     }
 
-    add_volumes(target.spec.volumes.as_deref().unwrap_or_default(), chosen, edits, facts);
-    add_pull_secrets(target.spec.image_pull_secrets.as_deref().unwrap_or_default(), chosen, edits, facts);
+    add_volumes(target.spec, chosen, edits, facts)?;
+    add_pull_secrets(target.spec, chosen, edits, facts)?;
     Ok(())
 }
 
@@ -113,11 +113,11 @@ impl<'r, 'a> Renderer<'r, 'a> {
             let resources = self.resources(set, template, facts)?;
             let (mounts, devices, wanted) = self.share(template, facts)?;
             let mut env = MoreEnv { template, json: String::new(), names: HashSet::new(), priority };
-            self.transfer(template, edits, &mut env, facts);
+            self.transfer(template, edits, &mut env, facts)?;
             for (name, from) in wanted {
                 // SHR-4: from the same container, its first env of that name.
-                if let Some(found) = from.env.iter().flatten().find(|env| env.name.as_str() == name) {
-                    env.add(found.raw, &name, found.value.as_ref().map(|v| v.0.clone()), facts, || {
+                if let Some(found) = from.first_env(&name)? {
+                    env.add(found.raw, &name, found.value.map(|value| value.0), facts, || {
                         EnvOrigin::SubPathExpr(from.name.as_str().to_owned())
                     });
                 }
@@ -176,15 +176,18 @@ impl<'r, 'a> Renderer<'r, 'a> {
         template: &'a Template,
         facts: &mut impl Recorder,
     ) -> Result<SharedMounts<'r, 'a>, InjectError> {
-        let mut mounts = List::new(&template.mounts);
-        let mut devices = List::new(&template.devices);
+        let mut mounts = Growing::new(&template.mounts);
+        let mut devices = Growing::new(&template.devices);
         let mut wanted = Vec::new();
         if !template.share_mounts && !template.share_devices {
             return Ok((mounts.json, devices.json, wanted));
         }
         if self.shared.is_empty() {
             let target = self.target;
-            for container in target.spec.containers.iter().flatten().filter(|container| !container.is_injected()) {
+            for container in target.spec.containers.iter().flatten() {
+                if container.is_injected()? {
+                    continue;
+                }
                 let (mounts, devices) = (container.mounts()?, container.devices()?);
                 self.shared.push(SharedFrom { container, mounts, devices });
             }
@@ -215,9 +218,15 @@ impl<'r, 'a> Renderer<'r, 'a> {
     }
 
     /// TE-1 … TE-6.
-    fn transfer(&self, template: &'a Template, edits: &Edits<'a>, env: &mut MoreEnv<'a>, facts: &mut impl Recorder) {
+    fn transfer(
+        &self,
+        template: &'a Template,
+        edits: &Edits<'a>,
+        env: &mut MoreEnv<'a>,
+        facts: &mut impl Recorder,
+    ) -> Result<(), PodError> {
         for Transfer { source, names } in &template.transfer {
-            let found = self.source(source, edits);
+            let found = self.source(source, edits)?;
             for name in names {
                 let missing = |reason| {
                     move || Fact::NotTransferred { container: template.name.clone(), name: name.clone(), reason }
@@ -230,44 +239,46 @@ impl<'r, 'a> Renderer<'r, 'a> {
                     }
                 };
                 // TE-4: of several envs of one name, the last.
-                let last = source.env.iter().flatten().rfind(|env| env.name.as_str() == name);
-                match last {
+                match source.last_env(name)? {
                     None => facts.record(missing(NotTransferred::NoEnv(source.name.as_str().to_owned()))),
-                    Some(found) => env.add(found.raw, name, found.value.as_ref().map(|v| v.0.clone()), facts, || {
+                    Some(found) => env.add(found.raw, name, found.value.map(|value| value.0), facts, || {
                         EnvOrigin::Transferred(source.name.as_str().to_owned())
                     }),
                 }
             }
         }
+        Ok(())
     }
 
     /// The container to transfer from. An injected container that this request injects again does not count, or a second
     /// admission would find what the first could not (INJ-4).
-    fn source(&self, source: &TransferSource, edits: &Edits<'a>) -> Result<&'r Container<'a>, NotTransferred> {
+    fn source(
+        &self,
+        source: &TransferSource,
+        edits: &Edits<'a>,
+    ) -> Result<Result<&'r Container<'a>, NotTransferred>, PodError> {
         let name = match source {
             TransferSource::Name(name) => Cow::Borrowed(name.as_str()),
             TransferSource::Label(key) => match self.target.labels.get(key) {
                 Some(name) => Cow::Borrowed(name),
-                None => return Err(NotTransferred::NoField(format!("label {key}"))),
+                None => return Ok(Err(NotTransferred::NoField(format!("label {key}")))),
             },
             TransferSource::Annotation(key) => {
                 let patched = edits.annotations.get(key.as_str()).map(|value| &**value);
                 match patched.or_else(|| self.target.annotations.get(key)) {
                     Some(name) => Cow::Owned(name.to_owned()),
-                    None => return Err(NotTransferred::NoField(format!("annotation {key}"))),
+                    None => return Ok(Err(NotTransferred::NoField(format!("annotation {key}")))),
                 }
             }
-            TransferSource::Unusable(path) => return Err(NotTransferred::Unusable(path.clone())),
+            TransferSource::Unusable(path) => return Ok(Err(NotTransferred::Unusable(path.clone()))),
         };
-        let again = |container: &Container<'_>| {
-            container.is_injected()
-                && self.chosen.iter().any(|chosen| chosen.content.own_names.contains(container.name.as_str()))
-        };
-        let containers = self.target.spec.containers.iter().flatten();
-        containers
-            .filter(|container| container.name.as_str() == name)
-            .find(|container| !again(container))
-            .ok_or_else(|| NotTransferred::NoContainer(name.into_owned()))
+        for container in self.target.spec.containers.iter().flatten() {
+            let is_own = |chosen: &Chosen<'_>| chosen.content.own_names.contains(container.name.as_str());
+            if container.name.as_str() == name && !(self.chosen.iter().any(is_own) && container.is_injected()?) {
+                return Ok(Ok(container));
+            }
+        }
+        Ok(Err(NotTransferred::NoContainer(name.into_owned())))
     }
 }
 
@@ -275,12 +286,12 @@ impl<'r, 'a> Renderer<'r, 'a> {
 type SharedMounts<'r, 'a> = (String, String, Vec<(String, &'r Container<'a>)>);
 
 /// Mounts or devices of a sidecar while the pod's are added.
-struct List<'t> {
+struct Growing<'t> {
     json: String,
     paths: HashSet<Cow<'t, str>>,
 }
 
-impl<'t> List<'t> {
+impl<'t> Growing<'t> {
     fn new(own: &'t Paths) -> Self {
         Self { json: own.json.clone(), paths: own.paths.iter().map(|path| Cow::Borrowed(path.as_str())).collect() }
     }
@@ -356,24 +367,55 @@ fn variables(expr: &str) -> impl Iterator<Item = &str> {
 }
 
 /// VOL-1 and VOL-3: the pod's volume wins over one of the same name, aloud when the two differ.
-fn add_volumes<'a>(own: &[Named<'a>], chosen: &[Chosen<'a>], edits: &mut Edits<'a>, facts: &mut impl Recorder) {
-    let mut present: BTreeMap<&str, &str> = own.iter().map(|volume| (volume.name.as_str(), volume.raw)).collect();
+fn add_volumes<'a>(
+    spec: &Spec<'a>,
+    chosen: &[Chosen<'a>],
+    edits: &mut Edits<'a>,
+    facts: &mut impl Recorder,
+) -> Result<(), PodError> {
+    let own = spec.volumes.iter().flatten().enumerate();
+    let mut present: HashMap<&str, Present<'_>> =
+        own.map(|(index, volume)| (volume.name.as_str(), Present::Own(index))).collect();
+    let mut texts = None;
     for Chosen { set, content } in chosen {
         for index in used_volumes(content) {
             let Fragment { name, json } = &content.volumes[index];
             let outcome = match present.get(name.as_str()) {
                 None => {
-                    present.insert(name, json);
+                    present.insert(name, Present::Added(json));
                     edits.volumes.push(json);
                     VolumeOutcome::Added
                 }
-                Some(there) if same_json(there, json) => VolumeOutcome::Same,
-                Some(_) => VolumeOutcome::Different,
+                Some(Present::Added(there)) => compare(there, json),
+                Some(Present::Own(index)) => {
+                    if texts.is_none() {
+                        texts = Some(spec.texts(List::Volumes)?);
+                    }
+                    compare(texts.iter().flatten().nth(*index).copied().unwrap_or_default(), json)
+                }
             };
             let fact = || Fact::Volume { set: set.name.clone(), name: name.clone(), outcome };
-            if outcome == VolumeOutcome::Different { facts.warn(fact()) } else { facts.record(fact) }
+            if outcome == VolumeOutcome::Different {
+                facts.warn(fact());
+            } else {
+                facts.record(fact);
+            }
         }
     }
+    Ok(())
+}
+
+/// A volume that is there already.
+enum Present<'v> {
+    /// The pod's, by its place.
+    Own(usize),
+    /// Of a set before, as JSON.
+    Added(&'v str),
+}
+
+fn compare(there: &str, ours: &str) -> VolumeOutcome {
+    let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
+    if there == ours || parse(there) == parse(ours) { VolumeOutcome::Same } else { VolumeOutcome::Different }
 }
 
 /// Indexes of the volumes that the containers of a set mount, in the order of the containers.
@@ -389,21 +431,16 @@ fn used_volumes(content: &Content) -> Vec<usize> {
     used
 }
 
-fn same_json(a: &str, b: &str) -> bool {
-    let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
-    a == b || parse(a) == parse(b)
-}
-
 /// SEC-1.
-fn add_pull_secrets<'a>(own: &[Named<'a>], chosen: &[Chosen<'a>], edits: &mut Edits<'a>, facts: &mut impl Recorder) {
+fn add_pull_secrets<'a>(
+    spec: &Spec<'a>,
+    chosen: &[Chosen<'a>],
+    edits: &mut Edits<'a>,
+    facts: &mut impl Recorder,
+) -> Result<(), PodError> {
+    let own = spec.image_pull_secrets.as_deref().unwrap_or_default();
     let mut names: HashSet<&str> = HashSet::new();
-    let mut kept = Vec::with_capacity(own.len());
-    for secret in own {
-        if names.insert(secret.name.as_str()) {
-            kept.push(secret.raw);
-        }
-    }
-    let has_duplicates = kept.len() < own.len();
+    let first: Vec<bool> = own.iter().map(|secret| names.insert(secret.name.as_str())).collect();
     let mut added = Vec::new();
     for Chosen { set, content } in chosen {
         for Fragment { name, json } in &content.pull_secrets {
@@ -413,10 +450,12 @@ fn add_pull_secrets<'a>(own: &[Named<'a>], chosen: &[Chosen<'a>], edits: &mut Ed
             }
         }
     }
-    edits.pull_secrets = if has_duplicates {
-        kept.extend(added);
-        Secrets::Replace(kept)
-    } else {
+    edits.pull_secrets = if first.iter().all(|first| *first) {
         Secrets::Append(added)
+    } else {
+        let texts = spec.texts(List::ImagePullSecrets)?;
+        let kept = texts.into_iter().zip(first).filter_map(|(text, first)| first.then_some(text));
+        Secrets::Replace(kept.chain(added).collect())
     };
+    Ok(())
 }

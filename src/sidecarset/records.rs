@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::compiled::Twin;
+use super::revision::Hashes;
 use super::select::Chosen;
 use crate::api::json;
 use crate::api::names;
@@ -20,13 +21,42 @@ use crate::pod::Pairs;
 /// One entry of the two hash annotations, members in the reference's order (ANN-3).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Record<'a> {
+struct Entry<'a> {
     update_timestamp: Option<Cow<'a, str>>,
     hash: Cow<'a, str>,
     sidecar_set_name: Cow<'a, str>,
     sidecar_list: Option<Cow<'a, [String]>>,
     #[serde(skip_serializing_if = "str::is_empty")]
     controller_revision: Cow<'a, str>,
+}
+
+/// Where the time ends and the rest of an entry begins.
+const AFTER_TIME: &str = ",\"hash\":";
+
+/// The entries of one SidecarSet, rendered when it is compiled; only the time is missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    full: String,
+    without_image: String,
+}
+
+impl Record {
+    /// The record of a set. `sidecars` are the sorted names of its containers and native sidecars, hot-upgrade entries
+    /// unsplit (ANN-3, HOT-6); the revision is part of the first entry only (ANN-4).
+    pub fn new(set: &str, hashes: &Hashes, sidecars: &[String], revision: &str) -> Self {
+        let after_time = |hash: &str, revision: &str| {
+            let entry = Entry {
+                update_timestamp: None,
+                hash: Cow::Borrowed(hash),
+                sidecar_set_name: Cow::Borrowed(set),
+                sidecar_list: Some(Cow::Borrowed(sidecars)),
+                controller_revision: Cow::Borrowed(revision),
+            };
+            let text = json::text(&entry);
+            text.find(AFTER_TIME).map_or_else(String::new, |at| text[at..].to_owned())
+        };
+        Self { full: after_time(&hashes.full, revision), without_image: after_time(&hashes.without_image, "") }
+    }
 }
 
 /// Writes the record of this injection. Call it last: META cannot overwrite it (ANN-8), and a set that changed nothing
@@ -49,19 +79,13 @@ pub fn write<'a>(
     };
 
     let mut entries = Vec::with_capacity(8);
-    for (key, full) in [(names::HASH, true), (names::HASH_WITHOUT_IMAGE, false)] {
-        let mut records = Vec::with_capacity(contributing.len());
-        for Chosen { set, content } in contributing.iter().copied() {
-            let hash = if full { &content.hashes.full } else { &content.hashes.without_image };
-            records.push(Record {
-                update_timestamp: Some(Cow::Borrowed(&now)),
-                hash: Cow::Borrowed(hash),
-                sidecar_set_name: Cow::Borrowed(&set.name),
-                sidecar_list: Some(Cow::Borrowed(&content.sidecar_list)),
-                controller_revision: Cow::Borrowed(if full { &content.revision } else { "" }),
-            });
-        }
-        let text = hash_annotation(before(key, edits).as_deref(), records, &changed, key, facts);
+    for (key, pick) in [
+        (names::HASH, (|record| &record.full) as fn(&Record) -> &String),
+        (names::HASH_WITHOUT_IMAGE, |record| &record.without_image),
+    ] {
+        let records =
+            contributing.iter().map(|Chosen { set, content }| (set.name.as_str(), pick(&content.record).as_str()));
+        let text = hash_annotation(before(key, edits).as_deref(), records, &now, &changed, key, facts);
         entries.push((Cow::Borrowed(key), text));
     }
 
@@ -107,48 +131,42 @@ fn changed_sets<'a>(edits: &Edits<'a>) -> BTreeSet<&'a str> {
     injected.map(|injected| injected.set).collect()
 }
 
-/// ANN-1, ANN-5, ANN-6: entries of other sets stay; a set that changed nothing keeps its time.
-fn hash_annotation(
+/// ANN-1, ANN-5, ANN-6: entries of other sets stay; a set that changed nothing keeps its time. `records` are names of
+/// sets and what follows the time in their entries.
+fn hash_annotation<'r>(
     before: Option<&str>,
-    records: Vec<Record<'_>>,
+    records: impl Iterator<Item = (&'r str, &'r str)>,
+    now: &str,
     changed: &BTreeSet<&str>,
     key: &'static str,
     facts: &mut impl Recorder,
 ) -> String {
     let mut texts: BTreeMap<Cow<'_, str>, String> = BTreeMap::new();
-    match before.map(read_records) {
+    match before.map(read_entries) {
         Some(Some(entries)) => texts.extend(entries.into_iter().map(|(name, text)| (Cow::Owned(name), text))),
         // Differs: ANN-6. The reference refuses the pod.
         Some(None) => facts.warn(Fact::RecordReset { key }),
         None => {}
     }
-    for mut record in records {
-        let name = record.sidecar_set_name.clone();
-        let old = texts.get(&name).cloned();
-        if !changed.contains(&*name) {
-            let old: Option<Record<'_>> = old.as_deref().and_then(|old| serde_json::from_str(old).ok());
-            let same = |old: &Record<'_>| {
-                Record { update_timestamp: None, ..old.clone() } == Record { update_timestamp: None, ..record.clone() }
-            };
-            if let Some(old) = old.filter(same) {
-                record.update_timestamp = old.update_timestamp.map(|time| Cow::Owned(time.into_owned()));
-            }
+    for (name, after_time) in records {
+        let same = texts.get(name).is_some_and(|old| old.ends_with(after_time));
+        if !same || changed.contains(name) {
+            texts.insert(Cow::Borrowed(name), format!("{{\"updateTimestamp\":\"{now}\"{after_time}"));
         }
-        texts.insert(name, json::text(&record));
     }
     print_object(&texts)
 }
 
 /// The entries of a hash annotation, each as the text it had; the legacy form is brought into today's (ANN-6). `None`
 /// when the text is neither form.
-fn read_records(text: &str) -> Option<Vec<(String, String)>> {
+fn read_entries(text: &str) -> Option<Vec<(String, String)>> {
     let entries: BTreeMap<String, &RawValue> = serde_json::from_str(text).ok()?;
     let read = |(name, entry): (String, &RawValue)| {
         if let Ok(hash) = serde_json::from_str::<String>(entry.get()) {
-            let legacy = Record { hash: Cow::Owned(hash), sidecar_set_name: Cow::Borrowed(&name), ..Record::default() };
+            let legacy = Entry { hash: Cow::Owned(hash), sidecar_set_name: Cow::Borrowed(&name), ..Entry::default() };
             return Some((name.clone(), json::text(&legacy)));
         }
-        let record: Record<'_> = serde_json::from_str(entry.get()).ok()?;
+        let record: Entry<'_> = serde_json::from_str(entry.get()).ok()?;
         Some((name, json::text(&record)))
     };
     entries.into_iter().map(read).collect()
@@ -178,78 +196,58 @@ mod tests {
     use super::*;
     use crate::facts::Everything;
 
-    fn record<'a>(set: &'a str, hash: &'a str) -> Record<'a> {
-        Record {
-            update_timestamp: Some("2026-03-04T05:06:07Z".into()),
-            hash: hash.into(),
-            sidecar_set_name: set.into(),
-            sidecar_list: Some(Cow::Owned(vec!["proxy".to_owned()])),
-            controller_revision: "".into(),
-        }
+    const NOW: &str = "2026-03-04T05:06:07Z";
+
+    fn record(hash: &str) -> Record {
+        let hashes = Hashes { full: hash.to_owned(), without_image: "none".to_owned() };
+        Record::new("mesh", &hashes, &["proxy".to_owned()], "mesh-6c7")
+    }
+
+    fn annotation(before: Option<&str>, record: &Record, changed: &[&str], facts: &mut Everything) -> String {
+        let changed = changed.iter().copied().collect();
+        hash_annotation(before, [("mesh", record.full.as_str())].into_iter(), NOW, &changed, names::HASH, facts)
     }
 
     #[test]
     fn a_record_has_the_text_of_the_reference() {
-        let mut record = record("mesh", "4vz5");
-        record.controller_revision = "mesh-6c7".into();
+        let text = annotation(None, &record("4vz5"), &[], &mut Everything::default());
         assert_eq!(
-            json::text(&record),
-            r#"{"updateTimestamp":"2026-03-04T05:06:07Z","hash":"4vz5","sidecarSetName":"mesh","sidecarList":["proxy"],"controllerRevision":"mesh-6c7"}"#
+            text,
+            r#"{"mesh":{"updateTimestamp":"2026-03-04T05:06:07Z","hash":"4vz5","sidecarSetName":"mesh","sidecarList":["proxy"],"controllerRevision":"mesh-6c7"}}"#
         );
+        assert!(!record("4vz5").without_image.contains("controllerRevision"), "ANN-4");
     }
 
     #[test]
     fn records_of_other_sets_stay() {
-        let before =
+        let old =
             r#"{"old":{"updateTimestamp":"2020-01-01T00:00:00Z","hash":"h","sidecarSetName":"old","sidecarList":[]}}"#;
-        let text = hash_annotation(
-            Some(before),
-            vec![record("mesh", "x")],
-            &BTreeSet::new(),
-            names::HASH,
-            &mut Everything::default(),
-        );
-        assert!(
-            text.starts_with(r#"{"mesh":{"updateTimestamp":"2026"#)
-                && text.contains(r#""old":{"updateTimestamp":"2020"#),
-            "{text}"
-        );
+        let text = annotation(Some(old), &record("x"), &[], &mut Everything::default());
+        assert!(text.starts_with(r#"{"mesh":{"updateTimestamp":"2026"#), "{text}");
+        assert!(text.contains(r#""old":{"updateTimestamp":"2020"#), "{text}");
     }
 
     #[test]
     fn the_legacy_form_is_brought_up_to_date() {
-        let text =
-            hash_annotation(Some(r#"{"old":"h"}"#), vec![], &BTreeSet::new(), names::HASH, &mut Everything::default());
-        assert_eq!(text, r#"{"old":{"updateTimestamp":null,"hash":"h","sidecarSetName":"old","sidecarList":null}}"#);
+        let text = annotation(Some(r#"{"old":"h"}"#), &record("x"), &[], &mut Everything::default());
+        let old = r#""old":{"updateTimestamp":null,"hash":"h","sidecarSetName":"old","sidecarList":null}}"#;
+        assert!(text.ends_with(old), "{text}");
     }
 
     #[test]
     fn garbage_is_started_afresh_and_told() {
         let mut facts = Everything::default();
-        let text =
-            hash_annotation(Some("garbage"), vec![record("mesh", "x")], &BTreeSet::new(), names::HASH, &mut facts);
+        let text = annotation(Some("garbage"), &record("x"), &[], &mut facts);
         assert!(text.starts_with(r#"{"mesh":"#));
         assert_eq!(facts.0, [Fact::RecordReset { key: names::HASH }]);
     }
 
     #[test]
     fn a_set_that_changed_nothing_keeps_its_time() {
-        let before = json::text(&BTreeMap::from([(
-            "mesh",
-            Record { update_timestamp: Some("2020-01-01T00:00:00Z".into()), ..record("mesh", "x") },
-        )]));
-        let records = || vec![record("mesh", "x")];
-        let again =
-            hash_annotation(Some(&before), records(), &BTreeSet::new(), names::HASH, &mut Everything::default());
-        assert_eq!(again, before);
-        let changed = hash_annotation(
-            Some(&before),
-            records(),
-            &BTreeSet::from(["mesh"]),
-            names::HASH,
-            &mut Everything::default(),
-        );
-        assert_ne!(changed, before);
+        let before = annotation(None, &record("x"), &[], &mut Everything::default()).replace("2026", "2020");
+        assert_eq!(annotation(Some(&before), &record("x"), &[], &mut Everything::default()), before);
+        assert_ne!(annotation(Some(&before), &record("x"), &["mesh"], &mut Everything::default()), before);
+        assert_ne!(annotation(Some(&before), &record("y"), &[], &mut Everything::default()), before);
     }
 
     #[test]
