@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::facts::{Fact, Placed, Recorder};
-use crate::pod::{Container, List, PodError, Spec};
+use crate::pod::{Container, PodError};
 use crate::sidecarset::compiled::Template;
 
 /// All edits of one pod. Lists refer to the pod as it was submitted.
@@ -100,6 +100,19 @@ pub enum Final<'e, 'a> {
     Injected(&'e mut Injected<'a>),
 }
 
+// === impl Edits ===
+
+impl Edits<'_> {
+    /// Whether anything below `spec` is edited.
+    pub fn touch_spec(&self) -> bool {
+        self.readiness_gate.is_some()
+            || self.pull_secrets != Secrets::default()
+            || !self.volumes.is_empty()
+            || !self.init_containers.is_empty()
+            || !self.containers.is_empty()
+    }
+}
+
 // === impl Injected ===
 
 impl Injected<'_> {
@@ -143,7 +156,7 @@ impl<'a> ListEdits<'a> {
         list: &'static str,
     ) -> Result<(), PodError> {
         let name = injected.template.name.as_str();
-        let existing = own.iter().position(|container| container.name.as_str() == name);
+        let existing = own.iter().position(|container| container.name == name);
         let placed = match existing {
             Some(index) if own[index].is_injected()? => Placed::ReplacedInjected,
             Some(_) => Placed::ReplacedOwn,
@@ -188,15 +201,13 @@ impl<'a> ListEdits<'a> {
     }
 
     /// Drops replacements that would change nothing, so that a second admission of the same pod is one (POD-5).
-    pub fn drop_unchanged(&mut self, spec: &Spec<'_>, list: List) -> Result<(), PodError> {
-        if self.replaced.is_empty() {
-            return Ok(());
-        }
-        let own = spec.texts(list)?;
-        self.replaced.retain(|(index, injected)| {
-            let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
-            own.get(*index).is_none_or(|own| parse(own) != parse(&injected.whole()))
-        });
-        Ok(())
+    pub fn drop_unchanged(&mut self, own: &[Container<'_>]) {
+        self.replaced.retain(|(index, injected)| !same_json(own[*index].raw, &injected.whole()));
     }
+}
+
+/// Whether two texts are the same JSON; texts that cannot be read are the same only when they are equal.
+pub fn same_json(a: &str, b: &str) -> bool {
+    let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
+    a == b || parse(a).zip(parse(b)).is_some_and(|(a, b)| a == b)
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde_json::json;
 
 use crate::api::names;
-use crate::edits::{Edits, EnvEdit, EnvPlace, Final};
+use crate::edits::{Edits, EnvEdit, EnvPlace, Final, same_json};
 use crate::facts::{Fact, Recorder};
 use crate::pod::{Container, Metadata, Pairs, Pod, PodError};
 
@@ -83,7 +83,7 @@ pub fn order(
                 if let Some(place) = barrier_place(container, &env)? {
                     barriers.push((*index, EnvEdit { place, json: env }));
                 }
-                container.name.as_str().to_owned()
+                container.name.clone().into_owned()
             }
         };
         facts.record(|| Fact::Barrier { container: container_name, priority });
@@ -111,7 +111,8 @@ fn by_env(containers: &[Final<'_, '_>], own: &[Container<'_>]) -> Result<Vec<i64
             Final::Own(index) => {
                 let container = &own[*index];
                 let last = container.last_env(names::PRIORITY_ENV)?;
-                (container.name.as_str(), last.map(|env| env.value.map_or(Cow::Borrowed(""), |value| value.0)))
+                // An env with valueFrom has no literal value, and so no priority.
+                (&*container.name, last.map(|env| env.value.clone().unwrap_or_default()))
             }
         };
         priorities.push(match value {
@@ -132,14 +133,12 @@ fn barrier_place(container: &Container<'_>, barrier: &str) -> Result<Option<EnvP
         return Ok(Some(EnvPlace::NewList));
     }
     let Some(existing) = container.first_env(names::BARRIER_ENV)? else { return Ok(Some(EnvPlace::Append)) };
-    let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
-    Ok((parse(existing.raw) != parse(barrier)).then_some(EnvPlace::Replace(existing.index)))
+    Ok((!same_json(existing.raw, barrier)).then_some(EnvPlace::Replace(existing.index)))
 }
 
 /// The name of the pod, and whether it was made here (PRI-8).
 fn pod_name<'m>(metadata: &'m Metadata<'_>, mut random: u64) -> (Cow<'m, str>, bool) {
-    let text = |text: &'m Option<crate::pod::Text<'_>>| text.as_ref().map_or("", |text| text.as_str());
-    let (name, prefix) = (text(&metadata.name), text(&metadata.generate_name));
+    let (name, prefix) = (&*metadata.name, &*metadata.generate_name);
     if !name.is_empty() || prefix.is_empty() {
         return (Cow::Borrowed(name), false);
     }

@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod pod;
 pub mod quantity;
 pub mod readiness;
+pub mod scan;
 pub mod selector;
 pub mod sidecarset;
 pub mod store;

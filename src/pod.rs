@@ -3,130 +3,90 @@
 //!
 //! [`Pod`] is the first look: metadata, and the spec as raw text. [`Pod::spec`] is the second, paid only for a pod that
 //! something will be done to: names, and inside each container the raw text of what rules may look into. The third look,
-//! at single entries, is paid by the rule that asks. Nothing is ever printed from these types, so no field can be lost by
-//! them (RSP-6).
+//! at envs, mounts and resources, is paid by the rule that asks. Nothing is ever printed from these types, so no field can
+//! be lost by them (RSP-6).
 
 use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap};
 
 use memchr::memmem;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
 use crate::api::names;
+use crate::quantity::Quantity;
+use crate::scan::{ScanError, Scanner};
 use crate::selector::Labels;
 
 /// A string of the request, borrowed unless it holds escapes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Text<'a>(pub Cow<'a, str>);
+pub type Text<'a> = Cow<'a, str>;
 
 /// A JSON object of strings, such as labels, in its own order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pairs<'a>(Vec<(Text<'a>, Text<'a>)>);
 
 /// A pod of a request.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct Pod<'a> {
     /// Name, namespace, labels and the rest.
-    #[serde(borrow)]
     pub metadata: Metadata<'a>,
-    #[serde(borrow)]
-    spec: Option<&'a RawValue>,
+    spec: Option<&'a str>,
 }
 
 /// Metadata of a pod. An absent member and `null` are the same.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct Metadata<'a> {
     /// Name; empty when the API server is to make one from `generate_name`.
-    #[serde(borrow)]
-    pub name: Option<Text<'a>>,
+    pub name: Text<'a>,
     /// Prefix of a name to be made.
-    #[serde(borrow)]
-    pub generate_name: Option<Text<'a>>,
+    pub generate_name: Text<'a>,
     /// Namespace; often empty, then the request's counts (POD-1).
-    #[serde(borrow)]
-    pub namespace: Option<Text<'a>>,
+    pub namespace: Text<'a>,
     /// Labels.
-    #[serde(borrow)]
-    pub labels: Option<Pairs<'a>>,
-    #[serde(borrow)]
-    annotations: Option<&'a RawValue>,
-    #[serde(borrow)]
-    owner_references: Option<&'a RawValue>,
-    /// Set on a pod that is going away (MATCH-2).
-    #[serde(borrow)]
-    pub deletion_timestamp: Option<Text<'a>>,
+    pub labels: Pairs<'a>,
+    /// Whether the pod is going away (MATCH-2).
+    pub is_going_away: bool,
+    is_present: bool,
+    annotations: Option<&'a str>,
+    controller: Option<Text<'a>>,
 }
 
-/// An owner of a pod.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Owner<'a> {
-    /// Group and version.
-    #[serde(borrow)]
-    pub api_version: Option<Text<'a>>,
-    /// Whether this owner manages the pod.
-    pub controller: Option<bool>,
-}
-
-/// The lists of a pod's spec that injection reads.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+/// The lists of a pod's spec that injection reads. `None` is a list that is absent or `null`.
+#[derive(Clone, Debug, Default)]
 pub struct Spec<'a> {
     /// `spec.containers`.
-    #[serde(borrow)]
     pub containers: Option<Vec<Container<'a>>>,
     /// `spec.initContainers`.
-    #[serde(borrow)]
     pub init_containers: Option<Vec<Container<'a>>>,
     /// `spec.volumes`.
-    #[serde(borrow)]
     pub volumes: Option<Vec<Named<'a>>>,
     /// `spec.imagePullSecrets`.
-    #[serde(borrow)]
     pub image_pull_secrets: Option<Vec<Named<'a>>>,
-    /// `spec.readinessGates`.
-    #[serde(borrow)]
-    pub readiness_gates: Option<Vec<ReadinessGate<'a>>>,
-    /// The whole text, for [`Spec::texts`].
-    #[serde(skip)]
-    text: &'a str,
-}
-
-/// A list of the spec whose entries somebody needs as text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum List {
-    /// `spec.containers`.
-    Containers,
-    /// `spec.initContainers`.
-    InitContainers,
-    /// `spec.volumes`.
-    Volumes,
-    /// `spec.imagePullSecrets`.
-    ImagePullSecrets,
+    /// The conditions of `spec.readinessGates`.
+    pub readiness_gates: Option<Vec<Text<'a>>>,
 }
 
 /// A container of the pod.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct Container<'a> {
+    /// Whole text of the container.
+    pub raw: &'a str,
     /// Its name.
-    #[serde(borrow, deserialize_with = "or_empty")]
     pub name: Text<'a>,
-    /// `Always` makes an init container a native sidecar.
-    #[serde(borrow)]
-    pub restart_policy: Option<Text<'a>>,
-    #[serde(borrow)]
-    env: Option<&'a RawValue>,
-    #[serde(borrow)]
-    volume_mounts: Option<&'a RawValue>,
-    #[serde(borrow)]
-    volume_devices: Option<&'a RawValue>,
-    #[serde(borrow)]
-    resources: Option<&'a RawValue>,
+    /// Whether its `restartPolicy` is `Always`, which makes an init container a native sidecar.
+    pub is_native_sidecar: bool,
+    env: Option<&'a str>,
+    volume_mounts: Option<&'a str>,
+    volume_devices: Option<&'a str>,
+    resources: Option<&'a str>,
+    envs: OnceCell<Envs<'a>>,
+}
+
+/// The envs of a container, found by name however many there are.
+#[derive(Clone, Debug, Default)]
+struct Envs<'a> {
+    list: Vec<EnvVar<'a>>,
+    /// First and last place of each name.
+    places: HashMap<Text<'a>, (usize, usize)>,
 }
 
 /// An env of a container.
@@ -147,46 +107,37 @@ pub struct Mount<'a> {
     pub raw: &'a str,
     /// `mountPath` or `devicePath`.
     pub path: Text<'a>,
-    /// `subPathExpr`, whose variables a sharing sidecar needs too (SHR-4).
-    pub sub_path_expr: Option<Text<'a>>,
+    /// `subPathExpr`, whose variables a sharing sidecar needs too (SHR-4); empty when there is none.
+    pub sub_path_expr: Text<'a>,
 }
 
 /// A list entry that is known by its name.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 pub struct Named<'a> {
+    /// Whole text of the entry.
+    pub raw: &'a str,
     /// Its name.
-    #[serde(borrow, deserialize_with = "or_empty")]
     pub name: Text<'a>,
 }
 
-/// A readiness gate of the pod.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ReadinessGate<'a> {
-    /// The condition it waits for.
-    #[serde(borrow)]
-    pub condition_type: Option<Text<'a>>,
-}
-
-/// A pod's resources as text, by name.
+/// A pod's resources, by name.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
 pub struct Resources {
     /// `resources.limits`.
-    pub limits: Option<std::collections::BTreeMap<String, crate::quantity::Quantity>>,
+    pub limits: Option<BTreeMap<String, Quantity>>,
     /// `resources.requests`.
-    pub requests: Option<std::collections::BTreeMap<String, crate::quantity::Quantity>>,
+    pub requests: Option<BTreeMap<String, Quantity>>,
 }
 
 /// The pod is not what a pod must be.
 #[derive(Debug, thiserror::Error)]
-#[error("the pod's {part} cannot be read: {source}")]
+#[error("the pod's {part} cannot be read: {reason}")]
 pub struct PodError {
     /// Part of the pod.
-    pub part: &'static str,
-    /// What the parser says.
-    source: serde_json::Error,
+    part: &'static str,
+    /// What is wrong with it.
+    reason: String,
 }
 
 // === impl Pod ===
@@ -194,39 +145,84 @@ pub struct PodError {
 impl<'a> Pod<'a> {
     /// Reads the metadata of a pod.
     pub fn parse(json: &'a str) -> Result<Self, PodError> {
-        serde_json::from_str(json).map_err(|source| PodError { part: "metadata", source })
+        let mut scanner = Scanner::new(json);
+        let pod = Self::scan(&mut scanner).and_then(|pod| scanner.end().map(|()| pod));
+        pod.map_err(|error| PodError::new("metadata", &error))
+    }
+
+    /// Reads the metadata of a pod that is part of a larger text.
+    pub fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+        let mut pod = Self::default();
+        scanner.object(|scanner, key| {
+            match key {
+                "metadata" if !scanner.null()? => pod.metadata = Metadata::scan(scanner)?,
+                "spec" => pod.spec = optional(scanner)?,
+                "metadata" => {}
+                _ => scanner.skip()?,
+            }
+            Ok::<_, ScanError>(())
+        })?;
+        Ok(pod)
     }
 
     /// Reads the lists of the spec.
     pub fn spec(&self) -> Result<Spec<'a>, PodError> {
         match self.spec {
             None => Ok(Spec::default()),
-            Some(raw) => {
-                let spec: Spec<'a> =
-                    serde_json::from_str(raw.get()).map_err(|source| PodError { part: "spec", source })?;
-                Ok(Spec { text: raw.get(), ..spec })
-            }
+            Some(text) => Spec::scan(&mut Scanner::new(text)).map_err(|error| PodError::new("spec", &error)),
         }
     }
 
-    /// Whether the text of the spec may hold this name somewhere. Never wrong when it says no: a text with escapes,
-    /// which could spell the name in another way, counts as a yes.
+    /// Whether there is a `spec` to add to.
+    pub fn has_spec(&self) -> bool {
+        self.spec.is_some()
+    }
+
+    /// Whether the text of the spec may hold this name somewhere; never wrong when it says no.
     pub fn may_mention(&self, name: &str) -> bool {
-        self.spec.is_some_and(|raw| mentions(raw.get(), name))
+        self.spec.is_some_and(|text| mentions(text, name))
     }
 }
 
+/// Whether a JSON text may hold `name`, which must not need an escape. A text that spells characters in another way than
+/// as themselves counts as a yes.
 fn mentions(json: &str, name: &str) -> bool {
-    memmem::find(json.as_bytes(), name.as_bytes()).is_some() || memmem::find(json.as_bytes(), b"\\u").is_some()
+    let json = json.as_bytes();
+    memmem::find(json, name.as_bytes()).is_some()
+        || memmem::find(json, b"\\u").is_some()
+        || (name.contains('/') && memmem::find(json, b"\\/").is_some())
 }
+
+// === impl Metadata ===
 
 impl<'a> Metadata<'a> {
+    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+        let mut metadata = Self { is_present: true, ..Self::default() };
+        scanner.object(|scanner, key| {
+            match key {
+                "name" => metadata.name = text(scanner)?,
+                "generateName" => metadata.generate_name = text(scanner)?,
+                "namespace" => metadata.namespace = text(scanner)?,
+                "labels" => metadata.labels = Pairs::scan(scanner)?,
+                "annotations" => metadata.annotations = optional(scanner)?,
+                "ownerReferences" => metadata.controller = controller(scanner)?,
+                "deletionTimestamp" => metadata.is_going_away = !text(scanner)?.is_empty(),
+                _ => scanner.skip()?,
+            }
+            Ok::<_, ScanError>(())
+        })?;
+        Ok(metadata)
+    }
+
+    /// Whether there is a `metadata` to add to.
+    pub fn is_present(&self) -> bool {
+        self.is_present
+    }
+
     /// All annotations.
     pub fn annotations(&self) -> Result<Pairs<'a>, PodError> {
-        match self.annotations {
-            None => Ok(Pairs::default()),
-            Some(raw) => serde_json::from_str(raw.get()).map_err(|source| PodError { part: "annotations", source }),
-        }
+        let Some(text) = self.annotations else { return Ok(Pairs::default()) };
+        Pairs::scan(&mut Scanner::new(text)).map_err(|error| PodError::new("annotations", &error))
     }
 
     /// Whether the object has a map of annotations, be it empty.
@@ -236,61 +232,95 @@ impl<'a> Metadata<'a> {
 
     /// Whether `metadata.annotations` may hold this key; like [`Pod::may_mention`].
     pub fn may_annotate(&self, key: &str) -> bool {
-        self.annotations.is_some_and(|raw| mentions(raw.get(), key))
+        self.annotations.is_some_and(|text| mentions(text, key))
     }
 
-    /// The owner that manages the pod (RG-1).
-    pub fn controller(&self) -> Result<Option<Owner<'a>>, PodError> {
-        let Some(raw) = self.owner_references else { return Ok(None) };
-        let owners: Vec<Owner<'a>> =
-            serde_json::from_str(raw.get()).map_err(|source| PodError { part: "owner references", source })?;
-        Ok(owners.into_iter().find(|owner| owner.controller == Some(true)))
+    /// `apiVersion` of the owner that manages the pod (RG-1).
+    pub fn controller(&self) -> Option<&str> {
+        self.controller.as_deref()
     }
+}
+
+/// `apiVersion` of the first owner that is a controller.
+fn controller<'a>(scanner: &mut Scanner<'a>) -> Result<Option<Text<'a>>, ScanError> {
+    let mut found = None;
+    list(scanner, |scanner| {
+        let (mut version, mut is_controller) = (Text::default(), false);
+        scanner.object(|scanner, key| {
+            match key {
+                "apiVersion" => version = text(scanner)?,
+                "controller" => is_controller = !scanner.null()? && scanner.boolean()?,
+                _ => scanner.skip()?,
+            }
+            Ok::<_, ScanError>(())
+        })?;
+        if is_controller && found.is_none() {
+            found = Some(version);
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 // === impl Spec ===
 
 impl<'a> Spec<'a> {
-    /// The entries of a list as text: a further look at the whole spec, for the few who need it.
-    pub fn texts(&self, list: List) -> Result<Vec<&'a str>, PodError> {
-        #[derive(Default, serde::Deserialize)]
-        #[serde(default, rename_all = "camelCase")]
-        struct Texts<'a> {
-            #[serde(borrow)]
-            containers: Option<Vec<&'a RawValue>>,
-            #[serde(borrow)]
-            init_containers: Option<Vec<&'a RawValue>>,
-            #[serde(borrow)]
-            volumes: Option<Vec<&'a RawValue>>,
-            #[serde(borrow)]
-            image_pull_secrets: Option<Vec<&'a RawValue>>,
-        }
-        if self.text.is_empty() {
-            return Ok(Vec::new());
-        }
-        let texts: Texts<'a> = serde_json::from_str(self.text).map_err(|source| PodError { part: "spec", source })?;
-        let texts = match list {
-            List::Containers => texts.containers,
-            List::InitContainers => texts.init_containers,
-            List::Volumes => texts.volumes,
-            List::ImagePullSecrets => texts.image_pull_secrets,
-        };
-        Ok(texts.into_iter().flatten().map(RawValue::get).collect())
+    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+        let mut spec = Self::default();
+        scanner.object(|scanner, key| {
+            match key {
+                "containers" => spec.containers = collect(scanner, Container::scan)?,
+                "initContainers" => spec.init_containers = collect(scanner, Container::scan)?,
+                "volumes" => spec.volumes = collect(scanner, Named::scan)?,
+                "imagePullSecrets" => spec.image_pull_secrets = collect(scanner, Named::scan)?,
+                "readinessGates" => spec.readiness_gates = collect(scanner, condition)?,
+                _ => scanner.skip()?,
+            }
+            Ok::<_, ScanError>(())
+        })?;
+        Ok(spec)
     }
+}
+
+/// The condition of a readiness gate.
+fn condition<'a>(scanner: &mut Scanner<'a>) -> Result<Text<'a>, ScanError> {
+    let mut condition = Text::default();
+    scanner.object(|scanner, key| {
+        if key == "conditionType" {
+            condition = text(scanner)?;
+            return Ok::<_, ScanError>(());
+        }
+        scanner.skip()
+    })?;
+    Ok(condition)
 }
 
 // === impl Container ===
 
 impl<'a> Container<'a> {
+    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+        let mut container = Self::default();
+        container.raw = whole(scanner, |scanner| {
+            scanner.object(|scanner, key| {
+                match key {
+                    "name" => container.name = text(scanner)?,
+                    "restartPolicy" => container.is_native_sidecar = text(scanner)? == "Always",
+                    "env" => container.env = optional(scanner)?,
+                    "volumeMounts" => container.volume_mounts = optional(scanner)?,
+                    "volumeDevices" => container.volume_devices = optional(scanner)?,
+                    "resources" => container.resources = optional(scanner)?,
+                    _ => scanner.skip()?,
+                }
+                Ok(())
+            })
+        })?;
+        Ok(container)
+    }
+
     /// Whether a SidecarSet put this container here: the first env of that name decides (ENV-2).
     pub fn is_injected(&self) -> Result<bool, PodError> {
         let marker = self.first_env(names::IS_INJECTED)?;
-        Ok(marker.and_then(|env| env.value).is_some_and(|value| value.as_str() == "true"))
-    }
-
-    /// Whether this init container keeps running beside the containers.
-    pub fn is_native_sidecar(&self) -> bool {
-        self.restart_policy.as_ref().is_some_and(|policy| policy.as_str() == "Always")
+        Ok(marker.is_some_and(|env| env.value.as_deref() == Some("true")))
     }
 
     /// Whether the container has a list of envs, be it empty.
@@ -299,132 +329,148 @@ impl<'a> Container<'a> {
     }
 
     /// The first env of a name.
-    pub fn first_env(&self, name: &str) -> Result<Option<EnvVar<'a>>, PodError> {
-        self.find_env(name, |places| places.next())
+    pub fn first_env(&self, name: &str) -> Result<Option<&EnvVar<'a>>, PodError> {
+        self.find_env(name, |(first, _)| first)
     }
 
     /// The last env of a name.
-    pub fn last_env(&self, name: &str) -> Result<Option<EnvVar<'a>>, PodError> {
-        self.find_env(name, |places| places.last())
+    pub fn last_env(&self, name: &str) -> Result<Option<&EnvVar<'a>>, PodError> {
+        self.find_env(name, |(_, last)| last)
     }
 
     fn find_env(
         &self,
         name: &str,
-        pick: impl FnOnce(&mut dyn Iterator<Item = EnvVar<'a>>) -> Option<EnvVar<'a>>,
-    ) -> Result<Option<EnvVar<'a>>, PodError> {
-        let Some(env) = self.env.filter(|env| mentions(env.get(), name)) else { return Ok(None) };
-        let wrong = |source| PodError { part: "env", source };
-        let entries: Vec<&'a RawValue> = serde_json::from_str(env.get()).map_err(wrong)?;
-        let mut found = Vec::new();
-        for (index, entry) in entries.into_iter().enumerate() {
-            let raw = entry.get();
-            if mentions(raw, name) {
-                let members: EnvMembers<'a> = serde_json::from_str(raw).map_err(wrong)?;
-                if members.name.is_some_and(|found| found.as_str() == name) {
-                    found.push(EnvVar { index, raw, value: members.value });
-                }
-            }
+        pick: impl FnOnce((usize, usize)) -> usize,
+    ) -> Result<Option<&EnvVar<'a>>, PodError> {
+        // Most containers do not have the few names that are asked of all of them.
+        let needs_no_escape = !name.contains(['"', '\\']) && !name.contains(char::is_control);
+        if needs_no_escape && !self.env.is_some_and(|env| mentions(env, name)) {
+            return Ok(None);
         }
-        Ok(pick(&mut found.into_iter()))
+        let envs = self.envs()?;
+        Ok(envs.places.get(name).map(|places| &envs.list[pick(*places)]))
+    }
+
+    fn envs(&self) -> Result<&Envs<'a>, PodError> {
+        if let Some(envs) = self.envs.get() {
+            return Ok(envs);
+        }
+        let mut envs = Envs::default();
+        if let Some(text) = self.env {
+            envs = Envs::scan(&mut Scanner::new(text)).map_err(|error| PodError::new("env", &error))?;
+        }
+        Ok(self.envs.get_or_init(|| envs))
     }
 
     /// Its volumeMounts, in order.
     pub fn mounts(&self) -> Result<Vec<Mount<'a>>, PodError> {
-        parse_list(self.volume_mounts, "volume mounts")
+        Mount::scan_all(self.volume_mounts, "mountPath", "volume mounts")
     }
 
     /// Its volumeDevices, in order.
     pub fn devices(&self) -> Result<Vec<Mount<'a>>, PodError> {
-        parse_list(self.volume_devices, "volume devices")
+        Mount::scan_all(self.volume_devices, "devicePath", "volume devices")
     }
 
     /// Its limits and requests.
     pub fn resources(&self) -> Result<Resources, PodError> {
         match self.resources {
             None => Ok(Resources::default()),
-            Some(raw) => serde_json::from_str(raw.get()).map_err(|source| PodError { part: "resources", source }),
+            Some(text) => serde_json::from_str(text).map_err(|error| PodError::new("resources", &error)),
         }
     }
 }
 
-fn parse_list<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, part: &'static str) -> Result<Vec<T>, PodError> {
-    let Some(raw) = raw else { return Ok(Vec::new()) };
-    let list: Option<Vec<T>> = serde_json::from_str(raw.get()).map_err(|source| PodError { part, source })?;
-    Ok(list.unwrap_or_default())
-}
-
-/// An absent name and `null` are the empty one.
-fn or_empty<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
-    Ok(Option::<Text<'a>>::deserialize(deserializer)?.unwrap_or_default())
-}
-
-// An entry of which the text is kept is read twice: for its text, and for the few members that rules look at.
-
-#[derive(serde::Deserialize)]
-struct EnvMembers<'a> {
-    #[serde(borrow)]
-    name: Option<Text<'a>>,
-    #[serde(borrow)]
-    value: Option<Text<'a>>,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct MountMembers<'a> {
-    #[serde(borrow, alias = "devicePath")]
-    mount_path: Option<Text<'a>>,
-    #[serde(borrow)]
-    sub_path_expr: Option<Text<'a>>,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Mount<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = <&'a RawValue>::deserialize(deserializer)?.get();
-        let members: MountMembers<'a> = serde_json::from_str(raw).map_err(serde::de::Error::custom)?;
-        Ok(Self { raw, path: members.mount_path.unwrap_or_default(), sub_path_expr: members.sub_path_expr })
+impl<'a> Envs<'a> {
+    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+        let mut envs = Self::default();
+        list(scanner, |scanner| {
+            let mut name = Text::default();
+            let mut value = None;
+            let raw = whole(scanner, |scanner| {
+                scanner.object(|scanner, key| {
+                    match key {
+                        "name" => name = text(scanner)?,
+                        "value" if !scanner.null()? => value = Some(scanner.string()?),
+                        "value" => {}
+                        _ => scanner.skip()?,
+                    }
+                    Ok(())
+                })
+            })?;
+            let index = envs.list.len();
+            envs.list.push(EnvVar { index, raw, value });
+            envs.places.entry(name).and_modify(|(_, last)| *last = index).or_insert((index, index));
+            Ok(())
+        })?;
+        Ok(envs)
     }
 }
 
-// === impl Text ===
-
-impl Text<'_> {
-    /// The string.
-    pub fn as_str(&self) -> &str {
-        &self.0
+impl<'a> Mount<'a> {
+    fn scan_all(list: Option<&'a str>, path_key: &str, part: &'static str) -> Result<Vec<Self>, PodError> {
+        let Some(list) = list else { return Ok(Vec::new()) };
+        let scan = |scanner: &mut Scanner<'a>| {
+            let mut mount = Self::default();
+            mount.raw = whole(scanner, |scanner| {
+                scanner.object(|scanner, key| {
+                    match key {
+                        key if key == path_key => mount.path = text(scanner)?,
+                        "subPathExpr" => mount.sub_path_expr = text(scanner)?,
+                        _ => scanner.skip()?,
+                    }
+                    Ok(())
+                })
+            })?;
+            Ok(mount)
+        };
+        let mounts = collect(&mut Scanner::new(list), scan).map_err(|error| PodError::new(part, &error))?;
+        Ok(mounts.unwrap_or_default())
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Borrow<'a>(PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for Borrow<'a> {
-            type Value = Text<'a>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'a>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Text<'a>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Borrow(PhantomData))
+impl<'a> Named<'a> {
+    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+        let mut name = Text::default();
+        let raw = whole(scanner, |scanner| {
+            scanner.object(|scanner, key| {
+                if key == "name" {
+                    name = text(scanner)?;
+                    return Ok(());
+                }
+                scanner.skip()
+            })
+        })?;
+        Ok(Self { raw, name })
     }
 }
 
 // === impl Pairs ===
 
-impl Pairs<'_> {
+impl<'a> Pairs<'a> {
+    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+        let mut pairs = Vec::new();
+        if scanner.null()? {
+            return Ok(Self(pairs));
+        }
+        pairs.reserve(8);
+        scanner.members(|scanner, key| {
+            // A null value is the empty string, as in the reference.
+            pairs.push((key, text(scanner)?));
+            Ok::<_, ScanError>(())
+        })?;
+        Ok(Self(pairs))
+    }
+
     /// The value of a key. The last of several counts, as in the reference.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(k, _)| k.as_str() == key).map(|(_, value)| value.as_str())
+        self.0.iter().rev().find(|(k, _)| k == key).map(|(_, value)| &**value)
     }
 
     /// All keys and values, in the order of the document.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.0.iter().map(|(key, value)| (&**key, &**value))
     }
 }
 
@@ -434,25 +480,59 @@ impl Labels for Pairs<'_> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect<'a>(PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for Collect<'a> {
-            type Value = Pairs<'a>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'a>, A::Error> {
-                let mut pairs = Vec::with_capacity(8);
-                while let Some((key, value)) = map.next_entry::<Text<'a>, Option<Text<'a>>>()? {
-                    // A null value is the empty string, as in the reference.
-                    pairs.push((key, value.unwrap_or_default()));
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(Collect(PhantomData))
+// === impl PodError ===
+
+impl PodError {
+    fn new(part: &'static str, reason: &impl ToString) -> Self {
+        Self { part, reason: reason.to_string() }
     }
+}
+
+// === pieces ===
+
+/// A string; `null` is the empty one.
+pub fn text<'a>(scanner: &mut Scanner<'a>) -> Result<Text<'a>, ScanError> {
+    if scanner.null()? { Ok(Text::default()) } else { scanner.string() }
+}
+
+/// The text of a value; `null` is none.
+fn optional<'a>(scanner: &mut Scanner<'a>) -> Result<Option<&'a str>, ScanError> {
+    if scanner.null()? { Ok(None) } else { scanner.value().map(Some) }
+}
+
+/// The items of a list that may be `null`.
+fn list<'a>(
+    scanner: &mut Scanner<'a>,
+    item: impl FnMut(&mut Scanner<'a>) -> Result<(), ScanError>,
+) -> Result<bool, ScanError> {
+    if scanner.null()? {
+        return Ok(false);
+    }
+    scanner.array(item)?;
+    Ok(true)
+}
+
+/// The items of a list as a vector; `null` is none.
+fn collect<'a, T>(
+    scanner: &mut Scanner<'a>,
+    mut item: impl FnMut(&mut Scanner<'a>) -> Result<T, ScanError>,
+) -> Result<Option<Vec<T>>, ScanError> {
+    let mut items = Vec::new();
+    let is_list = list(scanner, |scanner| {
+        items.push(item(scanner)?);
+        Ok(())
+    })?;
+    Ok(is_list.then_some(items))
+}
+
+/// Reads a value by `read`, and gives its whole text.
+fn whole<'a>(
+    scanner: &mut Scanner<'a>,
+    read: impl FnOnce(&mut Scanner<'a>) -> Result<(), ScanError>,
+) -> Result<&'a str, ScanError> {
+    let start = scanner.mark();
+    read(scanner)?;
+    Ok(scanner.since(start))
 }
 
 #[cfg(test)]
@@ -463,15 +543,15 @@ mod tests {
     fn strings_are_borrowed_from_the_request() {
         let json = r#"{"metadata":{"name":"web","labels":{"app":"a\"b"}},"spec":{}}"#;
         let pod = Pod::parse(json).unwrap();
-        assert!(matches!(pod.metadata.name, Some(Text(Cow::Borrowed("web")))));
-        assert_eq!(pod.metadata.labels.unwrap().get("app"), Some("a\"b"));
+        assert!(matches!(pod.metadata.name, Cow::Borrowed("web")));
+        assert_eq!(pod.metadata.labels.get("app"), Some("a\"b"));
     }
 
     #[test]
     fn null_is_absent() {
         let json = r#"{"metadata":{"name":null,"labels":null,"annotations":null,"ownerReferences":null},"spec":null}"#;
         let pod = Pod::parse(json).unwrap();
-        assert!(pod.metadata.name.is_none() && !pod.metadata.has_annotations());
+        assert!(pod.metadata.name.is_empty() && !pod.metadata.has_annotations());
         assert!(pod.spec().unwrap().containers.is_none());
     }
 

@@ -10,11 +10,19 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::edits::{Edits, EnvPlace, Injected, ListEdits, Secrets};
-use crate::pod::{Metadata, Spec};
+use crate::pod::{Pod, Spec};
 
 /// The edits as the text of a JSON patch; `None` when there is nothing to change.
-pub fn encode(edits: &Edits<'_>, metadata: &Metadata<'_>, spec: &Spec<'_>) -> Option<String> {
-    let mut patch = Patch { json: String::with_capacity(4096) };
+pub fn encode(edits: &Edits<'_>, pod: &Pod<'_>, spec: &Spec<'_>) -> Option<String> {
+    let mut patch = Patch { json: String::with_capacity(8192) };
+    let metadata = &pod.metadata;
+    // The API server never sends a pod without these two; a person may.
+    if !metadata.is_present() && (edits.name.is_some() || !edits.annotations.is_empty()) {
+        patch.operation("add", "/metadata", |out| out.push_str("{}"));
+    }
+    if !pod.has_spec() && edits.touch_spec() {
+        patch.operation("add", "/spec", |out| out.push_str("{}"));
+    }
     if let Some(name) = &edits.name {
         patch.operation("add", "/metadata/name", |out| push_string(out, name));
     }
@@ -81,8 +89,7 @@ impl Patch {
         }
         for (key, value) in annotations {
             let mut path = "/metadata/annotations/".to_owned();
-            let key = json!(pointer(key)).to_string();
-            path.push_str(key.trim_matches('"'));
+            push_escaped(&mut path, &pointer(key));
             self.operation("add", &path, |out| push_string(out, value));
         }
     }
@@ -152,27 +159,30 @@ fn push_list<T>(out: &mut String, items: &[T], write: impl Fn(&mut String, &T)) 
 /// Appends `text` as a JSON string.
 pub(super) fn push_string(out: &mut String, text: &str) {
     out.push('"');
-    let mut plain = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            b'\r' => "\\r",
-            b'\t' => "\\t",
-            0..=0x1f => "",
-            _ => continue,
-        };
-        out.push_str(&text[plain..at]);
-        plain = at + 1;
-        if escape.is_empty() {
-            let _ = write!(out, "\\u{byte:04x}");
-        } else {
-            out.push_str(escape);
-        }
-    }
-    out.push_str(&text[plain..]);
+    push_escaped(out, text);
     out.push('"');
+}
+
+/// Appends `text` as it stands inside a JSON string.
+fn push_escaped(out: &mut String, text: &str) {
+    let mut rest = text;
+    while let Some(at) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        let (plain, special) = rest.split_at(at);
+        out.push_str(plain);
+        let mut chars = special.chars();
+        match chars.next() {
+            Some('"') => out.push_str("\\\""),
+            Some('\\') => out.push_str("\\\\"),
+            Some('\n') => out.push_str("\\n"),
+            Some(control) => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{:04x}", u32::from(control));
+            }
+            None => {}
+        }
+        rest = chars.as_str();
+    }
+    out.push_str(rest);
 }
 
 /// A key as a step of a JSON pointer (RSP-7).
@@ -187,20 +197,23 @@ mod tests {
 
     fn patch(pod: &str, edits: &Edits<'_>) -> String {
         let pod = Pod::parse(pod).unwrap();
-        encode(edits, &pod.metadata, &pod.spec().unwrap()).unwrap()
+        encode(edits, &pod, &pod.spec().unwrap()).unwrap()
     }
 
     #[test]
     fn nothing_to_change_is_no_patch() {
         let pod = Pod::parse("{}").unwrap();
-        assert_eq!(encode(&Edits::default(), &pod.metadata, &pod.spec().unwrap()), None);
+        assert_eq!(encode(&Edits::default(), &pod, &pod.spec().unwrap()), None);
     }
 
     #[test]
     fn a_missing_map_is_added_whole() {
         let mut edits = Edits::default();
         edits.annotations.insert("a/b".into(), "x\"y".into());
-        assert_eq!(patch("{}", &edits), r#"[{"op":"add","path":"/metadata/annotations","value":{"a/b":"x\"y"}}]"#);
+        assert_eq!(
+            patch(r#"{"metadata":{}}"#, &edits),
+            r#"[{"op":"add","path":"/metadata/annotations","value":{"a/b":"x\"y"}}]"#
+        );
         assert_eq!(
             patch(r#"{"metadata":{"annotations":{}}}"#, &edits),
             r#"[{"op":"add","path":"/metadata/annotations/a~1b","value":"x\"y"}]"#
@@ -210,7 +223,11 @@ mod tests {
     #[test]
     fn a_missing_list_is_added_whole() {
         let edits = Edits { volumes: vec![r#"{"name":"v"}"#], ..Edits::default() };
-        assert_eq!(patch("{}", &edits), r#"[{"op":"add","path":"/spec/volumes","value":[{"name":"v"}]}]"#);
+        assert_eq!(patch(r#"{"spec":{}}"#, &edits), r#"[{"op":"add","path":"/spec/volumes","value":[{"name":"v"}]}]"#);
+        assert_eq!(
+            patch(r#"{"spec":null}"#, &edits),
+            r#"[{"op":"add","path":"/spec","value":{}},{"op":"add","path":"/spec/volumes","value":[{"name":"v"}]}]"#
+        );
         assert_eq!(
             patch(r#"{"spec":{"volumes":[]}}"#, &edits),
             r#"[{"op":"add","path":"/spec/volumes/-","value":{"name":"v"}}]"#

@@ -8,7 +8,7 @@ use crate::admission::patch;
 use crate::edits::Edits;
 use crate::facts::Recorder;
 use crate::launch::{self, LaunchError};
-use crate::pod::{List, Pairs, Pod, PodError};
+use crate::pod::{Pairs, Pod, PodError};
 use crate::readiness;
 use crate::sidecarset::inject::{self, InjectError, Target};
 use crate::sidecarset::select::{self, Chosen, SelectError, Verdict};
@@ -60,10 +60,9 @@ pub fn mutate(
     ambient: &Ambient,
     facts: &mut impl Recorder,
 ) -> Result<Option<String>, Refusal> {
-    let none = Pairs::default();
-    let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+    let labels = &pod.metadata.labels;
 
-    let gate = readiness::owner(&pod.metadata)?;
+    let gate = readiness::owner(&pod.metadata);
     let chosen = choose(pod, labels, namespace, snapshot, ambient, facts)?;
     if gate.is_none() && chosen.is_empty() && !launch::may_concern(pod) {
         return Ok(None);
@@ -80,10 +79,10 @@ pub fn mutate(
     inject::inject(&target, &chosen, &mut edits, facts)?;
     let own = spec.containers.as_deref().unwrap_or_default();
     launch::order(&pod.metadata, &annotations, own, &mut edits, ambient.random, facts)?;
-    edits.containers.drop_unchanged(&spec, List::Containers)?;
-    edits.init_containers.drop_unchanged(&spec, List::InitContainers)?;
+    edits.containers.drop_unchanged(own);
+    edits.init_containers.drop_unchanged(spec.init_containers.as_deref().unwrap_or_default());
     records::write(&annotations, &chosen, ambient.now, &mut edits, facts);
-    Ok(patch::encode(&edits, &pod.metadata, &spec))
+    Ok(patch::encode(&edits, pod, &spec))
 }
 
 /// The sets that apply, in order, each with its current spec or a revision of it.
@@ -96,7 +95,7 @@ fn choose<'a>(
     facts: &mut impl Recorder,
 ) -> Result<Vec<Chosen<'a>>, SelectError> {
     // MATCH-2. Differs: `status` is ignored, since the API server resets it after admission.
-    if pod.metadata.deletion_timestamp.is_some() {
+    if pod.metadata.is_going_away {
         return Ok(Vec::new());
     }
     let judged = select::select(snapshot.candidates(labels), labels, snapshot.namespace(namespace));

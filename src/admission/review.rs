@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::patch::push_string;
 use super::pod::{Ambient, mutate};
 use crate::facts::Warnings;
-use crate::pod::{Pod, Text};
+use crate::pod::{Pod, Text, text};
+use crate::scan::{ScanError, Scanner};
 use crate::store::Snapshot;
 
 /// `apiVersion` of reviews that are sent today.
@@ -54,50 +54,82 @@ pub struct Answer {
     pub message: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// A review, as far as it is looked into. What is absent or `null` is empty.
+#[derive(Default)]
 struct Review<'a> {
-    #[serde(borrow)]
-    api_version: Option<Text<'a>>,
-    #[serde(borrow)]
-    kind: Option<Text<'a>>,
-    #[serde(borrow)]
+    api_version: Text<'a>,
+    kind: Text<'a>,
     request: Option<Request<'a>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default)]
 struct Request<'a> {
-    #[serde(borrow)]
-    uid: Option<Text<'a>>,
-    #[serde(borrow)]
-    kind: Option<Kind<'a>>,
-    #[serde(borrow)]
-    resource: Option<Resource<'a>>,
-    #[serde(borrow)]
-    sub_resource: Option<Text<'a>>,
-    #[serde(borrow)]
-    operation: Option<Text<'a>>,
-    #[serde(borrow)]
-    namespace: Option<Text<'a>>,
-    #[serde(borrow)]
+    uid: Text<'a>,
+    /// Group and kind of the object.
+    kind: Option<(Text<'a>, Text<'a>)>,
+    /// Group and name of the resource.
+    resource: Option<(Text<'a>, Text<'a>)>,
+    sub_resource: Text<'a>,
+    operation: Text<'a>,
+    namespace: Text<'a>,
     object: Option<Pod<'a>>,
 }
 
-#[derive(Deserialize)]
-struct Kind<'a> {
-    #[serde(borrow)]
-    group: Option<Text<'a>>,
-    #[serde(borrow)]
-    kind: Option<Text<'a>>,
+impl<'a> Review<'a> {
+    fn parse(body: &'a str) -> Result<Self, ScanError> {
+        let mut review = Self::default();
+        let mut scanner = Scanner::new(body);
+        scanner.object(|scanner, key| {
+            match key {
+                "apiVersion" => review.api_version = text(scanner)?,
+                "kind" => review.kind = text(scanner)?,
+                "request" if !scanner.null()? => review.request = Some(Request::scan(scanner)?),
+                "request" => {}
+                _ => scanner.skip()?,
+            }
+            Ok::<_, ScanError>(())
+        })?;
+        scanner.end()?;
+        Ok(review)
+    }
 }
 
-#[derive(Deserialize)]
-struct Resource<'a> {
-    #[serde(borrow)]
-    group: Option<Text<'a>>,
-    #[serde(borrow)]
-    resource: Option<Text<'a>>,
+impl<'a> Request<'a> {
+    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+        let mut request = Self::default();
+        scanner.object(|scanner, key| {
+            match key {
+                "uid" => request.uid = text(scanner)?,
+                "kind" => request.kind = grouped(scanner, "kind")?,
+                "resource" => request.resource = grouped(scanner, "resource")?,
+                "subResource" => request.sub_resource = text(scanner)?,
+                "operation" => request.operation = text(scanner)?,
+                "namespace" => request.namespace = text(scanner)?,
+                "object" if !scanner.null()? => request.object = Some(Pod::scan(scanner)?),
+                "object" => {}
+                _ => scanner.skip()?,
+            }
+            Ok::<_, ScanError>(())
+        })?;
+        Ok(request)
+    }
+}
+
+/// Group and `name` of a kind or resource.
+fn grouped<'a>(scanner: &mut Scanner<'a>, name: &str) -> Result<Option<(Text<'a>, Text<'a>)>, ScanError> {
+    if scanner.null()? {
+        return Ok(None);
+    }
+    let mut found = (Text::default(), Text::default());
+    scanner.object(|scanner, key| {
+        match key {
+            "group" => found.0 = text(scanner)?,
+            key if key == name => found.1 = text(scanner)?,
+            _ => scanner.skip()?,
+        }
+        Ok::<_, ScanError>(())
+    })?;
+    Ok(Some(found))
 }
 
 /// Why a review is not one that this webhook can answer (RSP-1).
@@ -106,7 +138,7 @@ enum ReviewError {
     #[error("the body is not UTF-8")]
     NotText,
     #[error("the body is not an AdmissionReview: {0}")]
-    NotReview(serde_json::Error),
+    NotReview(ScanError),
     #[error("apiVersion is {0:?}, but admission.k8s.io/v1 or v1beta1 is expected")]
     Version(String),
     #[error("kind is {0:?}, but AdmissionReview is expected")]
@@ -125,13 +157,13 @@ enum ReviewError {
 
 /// Answers a review of a pod.
 pub fn answer(body: &[u8], snapshot: &Snapshot, ambient: &Ambient) -> Answer {
-    let Ok(text) = std::str::from_utf8(body) else { return malformed(body, &ReviewError::NotText) };
-    let review: Review<'_> = match serde_json::from_str(text) {
+    let Ok(body_text) = std::str::from_utf8(body) else { return malformed(body, &ReviewError::NotText) };
+    let review = match Review::parse(body_text) {
         Ok(review) => review,
         Err(error) => return malformed(body, &ReviewError::NotReview(error)),
     };
-    let version = review.api_version.as_ref().map_or("", Text::as_str);
-    let uid = review.request.as_ref().and_then(|request| request.uid.as_ref()).map_or("", Text::as_str);
+    let version = &*review.api_version;
+    let uid = review.request.as_ref().map_or("", |request| &*request.uid);
     match subject(&review) {
         Err(error) => refused(version, uid, 400, &error.to_string(), Outcome::Malformed),
         Ok(None) => allowed(version, uid, None, &[]),
@@ -155,41 +187,34 @@ fn decide(version: &str, uid: &str, pod: &Pod<'_>, namespace: &str, snapshot: &S
 
 /// The pod to decide about and its namespace; `None` when the request is one that is let through untouched.
 fn subject<'r, 'a>(review: &'r Review<'a>) -> Result<Option<(&'r Pod<'a>, &'r str)>, ReviewError> {
-    let text = |text: &'r Option<Text<'a>>| text.as_ref().map_or("", Text::as_str);
-    match text(&review.api_version) {
+    match &*review.api_version {
         V1 | V1BETA1 => {}
         other => return Err(ReviewError::Version(other.to_owned())),
     }
-    match text(&review.kind) {
-        "AdmissionReview" => {}
-        other => return Err(ReviewError::Kind(other.to_owned())),
+    if review.kind != "AdmissionReview" {
+        return Err(ReviewError::Kind(review.kind.clone().into_owned()));
     }
     let request = review.request.as_ref().ok_or(ReviewError::NoRequest)?;
-    if text(&request.uid).is_empty() {
+    if request.uid.is_empty() {
         return Err(ReviewError::NoUid);
     }
     // MATCH-1: subresources, updates and deletions are let through; UPD-4: an update never changes anything.
-    if !text(&request.sub_resource).is_empty() {
+    if !request.sub_resource.is_empty() {
         return Ok(None);
     }
-    if let Some(Resource { group, resource }) = &request.resource
-        && !(text(group).is_empty() && text(resource) == "pods")
-    {
-        return Err(ReviewError::NotPods(qualified(text(resource), text(group))));
+    for (subject, pod) in [(&request.resource, "pods"), (&request.kind, "Pod")] {
+        if let Some((group, name)) = subject.as_ref().filter(|(group, name)| !(group.is_empty() && name == pod)) {
+            return Err(ReviewError::NotPods(qualified(name, group)));
+        }
     }
-    if let Some(Kind { group, kind }) = &request.kind
-        && !(text(group).is_empty() && text(kind) == "Pod")
-    {
-        return Err(ReviewError::NotPods(qualified(text(kind), text(group))));
-    }
-    match text(&request.operation) {
+    match &*request.operation {
         "CREATE" => {}
         "UPDATE" | "DELETE" | "CONNECT" => return Ok(None),
         other => return Err(ReviewError::Operation(other.to_owned())),
     }
     let pod = request.object.as_ref().ok_or(ReviewError::NoObject)?;
     // POD-1, MATCH-7.
-    let named = [text(&pod.metadata.namespace), text(&request.namespace)];
+    let named = [&*pod.metadata.namespace, &*request.namespace];
     let namespace = named.into_iter().find(|name| !name.is_empty()).unwrap_or("default");
     Ok(Some((pod, namespace)))
 }

@@ -18,7 +18,7 @@ use crate::api::names;
 use crate::explain::Explanation;
 use crate::facts::Everything;
 use crate::manifest::{self, Document};
-use crate::pod::{Pairs, Pod};
+use crate::pod::Pod;
 use crate::sidecarset::select::select;
 use crate::store::{Snapshot, files};
 
@@ -153,8 +153,7 @@ impl Subject {
         let patch = mutate(&pod, &self.namespace, snapshot, &ambient, &mut facts);
 
         if output == Output::Explain {
-            let none = Pairs::default();
-            let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+            let labels = &pod.metadata.labels;
             let namespace = snapshot.namespace(&self.namespace);
             let verdicts = select(snapshot.sidecarsets().iter(), labels, namespace);
             let explanation = Explanation {

@@ -10,9 +10,9 @@ use super::compiled::{Content, Fragment, Paths, Template, Transfer, TransferSour
 use super::resources::ResourcesError;
 use super::select::Chosen;
 use crate::api::names;
-use crate::edits::{Edits, Injected, Secrets};
+use crate::edits::{Edits, Injected, Secrets, same_json};
 use crate::facts::{EnvOrigin, Fact, NotTransferred, Recorder, VolumeOutcome};
-use crate::pod::{Container, List, Mount, Pairs, PodError, Resources, Spec};
+use crate::pod::{Container, EnvVar, Mount, Pairs, PodError, Resources, Spec};
 
 /// The pod as the rules of injection see it: as submitted, with the annotations that META has set (INJ-4, TE-6).
 pub struct Target<'p, 'a> {
@@ -75,8 +75,8 @@ pub fn inject<'a>(
         edits.containers.place(container, own, facts, "containers")?;
     }
 
-    add_volumes(target.spec, chosen, edits, facts)?;
-    add_pull_secrets(target.spec, chosen, edits, facts)?;
+    add_volumes(target.spec, chosen, edits, facts);
+    add_pull_secrets(target.spec, chosen, edits, facts);
     Ok(())
 }
 
@@ -90,10 +90,27 @@ struct Renderer<'r, 'a> {
     candidates: Vec<(&'r str, Resources)>,
 }
 
+/// What a container of the pod shares with sidecars.
 struct SharedFrom<'r, 'a> {
     container: &'r Container<'a>,
     mounts: Vec<Mount<'a>>,
     devices: Vec<Mount<'a>>,
+    /// The envs that its mounts' `subPathExpr`s need and that it has, each once (SHR-4).
+    needed: Vec<(String, &'r EnvVar<'a>)>,
+}
+
+impl<'r, 'a> SharedFrom<'r, 'a> {
+    fn new(container: &'r Container<'a>) -> Result<Self, PodError> {
+        let (mounts, devices) = (container.mounts()?, container.devices()?);
+        let mut seen = HashSet::new();
+        let mut needed = Vec::new();
+        for name in mounts.iter().flat_map(|mount| variables(&mount.sub_path_expr)) {
+            if seen.insert(name) {
+                needed.extend(container.first_env(name)?.map(|env| (name.to_owned(), env)));
+            }
+        }
+        Ok(Self { container, mounts, devices, needed })
+    }
 }
 
 impl<'r, 'a> Renderer<'r, 'a> {
@@ -111,15 +128,15 @@ impl<'r, 'a> Renderer<'r, 'a> {
             Cow::Borrowed(ready.as_str())
         } else {
             let resources = self.resources(set, template, facts)?;
-            let (mounts, devices, wanted) = self.share(template, facts)?;
+            let (mounts, devices) = self.share(template, facts)?;
             let mut env = MoreEnv { template, json: String::new(), names: HashSet::new(), priority };
             self.transfer(template, edits, &mut env, facts)?;
-            for (name, from) in wanted {
-                // SHR-4: from the same container, its first env of that name.
-                if let Some(found) = from.first_env(&name)? {
-                    env.add(found.raw, &name, found.value.map(|value| value.0), facts, || {
-                        EnvOrigin::SubPathExpr(from.name.as_str().to_owned())
-                    });
+            if template.share_mounts {
+                // SHR-4: also for mounts whose path the sidecar has already.
+                for SharedFrom { container, needed, .. } in &self.shared {
+                    for (name, found) in needed {
+                        env.add(found, name, facts, || EnvOrigin::SubPathExpr(container.name.clone().into_owned()));
+                    }
                 }
             }
             priority = env.priority;
@@ -146,12 +163,13 @@ impl<'r, 'a> Renderer<'r, 'a> {
     ) -> Result<Option<String>, InjectError> {
         let Some(policy) = &template.resources else { return Ok(None) };
         if self.candidates.is_empty() {
-            let native = self.target.spec.init_containers.iter().flatten().filter(|c| c.is_native_sidecar());
+            let native =
+                self.target.spec.init_containers.iter().flatten().filter(|container| container.is_native_sidecar);
             let containers = native.chain(self.target.spec.containers.iter().flatten());
             let chosen = self.chosen;
             let is_own = |name: &str| chosen.iter().any(|chosen| chosen.content.own_names.contains(name));
-            for container in containers.filter(|container| !is_own(container.name.as_str())) {
-                self.candidates.push((container.name.as_str(), container.resources()?));
+            for container in containers.filter(|container| !is_own(&container.name)) {
+                self.candidates.push((&*container.name, container.resources()?));
             }
         }
         let candidates = self.candidates.iter().map(|(name, resources)| (*name, resources));
@@ -169,37 +187,25 @@ impl<'r, 'a> Renderer<'r, 'a> {
         Ok(Some(json))
     }
 
-    /// The container's mounts and devices with those it shares (SHR-2, SHR-5), and the envs that shared mounts need
-    /// (SHR-4).
-    fn share(
-        &mut self,
-        template: &'a Template,
-        facts: &mut impl Recorder,
-    ) -> Result<SharedMounts<'r, 'a>, InjectError> {
+    /// The container's mounts and devices with those it shares, as JSON (SHR-2, SHR-5).
+    fn share(&mut self, template: &'a Template, facts: &mut impl Recorder) -> Result<(String, String), InjectError> {
         let mut mounts = Growing::new(&template.mounts);
         let mut devices = Growing::new(&template.devices);
-        let mut wanted = Vec::new();
         if !template.share_mounts && !template.share_devices {
-            return Ok((mounts.json, devices.json, wanted));
+            return Ok((mounts.json, devices.json));
         }
         if self.shared.is_empty() {
             let target = self.target;
             for container in target.spec.containers.iter().flatten() {
-                if container.is_injected()? {
-                    continue;
+                if !container.is_injected()? {
+                    self.shared.push(SharedFrom::new(container)?);
                 }
-                let (mounts, devices) = (container.mounts()?, container.devices()?);
-                self.shared.push(SharedFrom { container, mounts, devices });
             }
         }
         if template.share_mounts {
             for SharedFrom { container, mounts: theirs, .. } in &self.shared {
                 for mount in theirs {
-                    for name in mount.sub_path_expr.iter().flat_map(|expr| variables(expr.as_str())) {
-                        wanted.push((name.to_owned(), *container));
-                    }
-                    let path = mount.path.as_str();
-                    if !template.devices.paths.iter().any(|device| device == path) {
+                    if !template.devices.paths.iter().any(|device| *device == mount.path) {
                         mounts.add(mount, template, container, facts);
                     }
                 }
@@ -208,13 +214,13 @@ impl<'r, 'a> Renderer<'r, 'a> {
         if template.share_devices {
             for SharedFrom { container, devices: theirs, .. } in &self.shared {
                 for device in theirs {
-                    if !mounts.paths.contains(device.path.as_str()) {
+                    if !mounts.paths.contains(&device.path) {
                         devices.add(device, template, container, facts);
                     }
                 }
             }
         }
-        Ok((mounts.json, devices.json, wanted))
+        Ok((mounts.json, devices.json))
     }
 
     /// TE-1 … TE-6.
@@ -240,10 +246,10 @@ impl<'r, 'a> Renderer<'r, 'a> {
                 };
                 // TE-4: of several envs of one name, the last.
                 match source.last_env(name)? {
-                    None => facts.record(missing(NotTransferred::NoEnv(source.name.as_str().to_owned()))),
-                    Some(found) => env.add(found.raw, name, found.value.map(|value| value.0), facts, || {
-                        EnvOrigin::Transferred(source.name.as_str().to_owned())
-                    }),
+                    None => facts.record(missing(NotTransferred::NoEnv(source.name.clone().into_owned()))),
+                    Some(found) => {
+                        env.add(found, name, facts, || EnvOrigin::Transferred(source.name.clone().into_owned()));
+                    }
                 }
             }
         }
@@ -273,17 +279,14 @@ impl<'r, 'a> Renderer<'r, 'a> {
             TransferSource::Unusable(path) => return Ok(Err(NotTransferred::Unusable(path.clone()))),
         };
         for container in self.target.spec.containers.iter().flatten() {
-            let is_own = |chosen: &Chosen<'_>| chosen.content.own_names.contains(container.name.as_str());
-            if container.name.as_str() == name && !(self.chosen.iter().any(is_own) && container.is_injected()?) {
+            let is_own = |chosen: &Chosen<'_>| chosen.content.own_names.contains(&*container.name);
+            if container.name == name && !(self.chosen.iter().any(is_own) && container.is_injected()?) {
                 return Ok(Ok(container));
             }
         }
         Ok(Err(NotTransferred::NoContainer(name.into_owned())))
     }
 }
-
-/// Mounts, devices, and the envs that shared mounts need with the container to take them from.
-type SharedMounts<'r, 'a> = (String, String, Vec<(String, &'r Container<'a>)>);
 
 /// Mounts or devices of a sidecar while the pod's are added.
 struct Growing<'t> {
@@ -298,7 +301,7 @@ impl<'t> Growing<'t> {
 
     /// Adds an entry of the pod unless its path is taken.
     fn add(&mut self, mount: &Mount<'_>, template: &Template, from: &Container<'_>, facts: &mut impl Recorder) {
-        if !self.paths.insert(Cow::Owned(mount.path.as_str().to_owned())) {
+        if !self.paths.insert(Cow::Owned(mount.path.clone().into_owned())) {
             return;
         }
         if !self.json.is_empty() {
@@ -307,8 +310,8 @@ impl<'t> Growing<'t> {
         self.json.push_str(mount.raw);
         facts.record(|| Fact::Shared {
             container: template.name.clone(),
-            path: mount.path.as_str().to_owned(),
-            from: from.name.as_str().to_owned(),
+            path: mount.path.clone().into_owned(),
+            from: from.name.clone().into_owned(),
         });
     }
 }
@@ -322,14 +325,7 @@ struct MoreEnv<'a> {
 }
 
 impl<'a> MoreEnv<'a> {
-    fn add(
-        &mut self,
-        raw: &str,
-        name: &str,
-        value: Option<Cow<'a, str>>,
-        facts: &mut impl Recorder,
-        origin: impl FnOnce() -> EnvOrigin,
-    ) {
+    fn add(&mut self, env: &EnvVar<'a>, name: &str, facts: &mut impl Recorder, origin: impl FnOnce() -> EnvOrigin) {
         let container = || self.template.name.clone();
         if self.template.env_names.iter().any(|own| own == name) || !self.names.insert(name.to_owned()) {
             let reason = NotTransferred::Present;
@@ -337,9 +333,9 @@ impl<'a> MoreEnv<'a> {
             return;
         }
         self.json.push(',');
-        self.json.push_str(raw);
+        self.json.push_str(env.raw);
         if name == names::PRIORITY_ENV {
-            self.priority = Some(value.unwrap_or_default());
+            self.priority = Some(env.value.clone().unwrap_or_default());
         }
         facts.record(|| Fact::Env { container: container(), name: name.to_owned(), origin: origin() });
     }
@@ -367,32 +363,20 @@ fn variables(expr: &str) -> impl Iterator<Item = &str> {
 }
 
 /// VOL-1 and VOL-3: the pod's volume wins over one of the same name, aloud when the two differ.
-fn add_volumes<'a>(
-    spec: &Spec<'a>,
-    chosen: &[Chosen<'a>],
-    edits: &mut Edits<'a>,
-    facts: &mut impl Recorder,
-) -> Result<(), PodError> {
-    let own = spec.volumes.iter().flatten().enumerate();
-    let mut present: HashMap<&str, Present<'_>> =
-        own.map(|(index, volume)| (volume.name.as_str(), Present::Own(index))).collect();
-    let mut texts = None;
+fn add_volumes<'a>(spec: &Spec<'a>, chosen: &[Chosen<'a>], edits: &mut Edits<'a>, facts: &mut impl Recorder) {
+    let own = spec.volumes.iter().flatten();
+    let mut present: HashMap<&str, &str> = own.map(|volume| (&*volume.name, volume.raw)).collect();
     for Chosen { set, content } in chosen {
         for index in used_volumes(content) {
             let Fragment { name, json } = &content.volumes[index];
             let outcome = match present.get(name.as_str()) {
                 None => {
-                    present.insert(name, Present::Added(json));
+                    present.insert(name, json);
                     edits.volumes.push(json);
                     VolumeOutcome::Added
                 }
-                Some(Present::Added(there)) => compare(there, json),
-                Some(Present::Own(index)) => {
-                    if texts.is_none() {
-                        texts = Some(spec.texts(List::Volumes)?);
-                    }
-                    compare(texts.iter().flatten().nth(*index).copied().unwrap_or_default(), json)
-                }
+                Some(there) if same_json(there, json) => VolumeOutcome::Same,
+                Some(_) => VolumeOutcome::Different,
             };
             let fact = || Fact::Volume { set: set.name.clone(), name: name.clone(), outcome };
             if outcome == VolumeOutcome::Different {
@@ -402,20 +386,6 @@ fn add_volumes<'a>(
             }
         }
     }
-    Ok(())
-}
-
-/// A volume that is there already.
-enum Present<'v> {
-    /// The pod's, by its place.
-    Own(usize),
-    /// Of a set before, as JSON.
-    Added(&'v str),
-}
-
-fn compare(there: &str, ours: &str) -> VolumeOutcome {
-    let parse = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
-    if there == ours || parse(there) == parse(ours) { VolumeOutcome::Same } else { VolumeOutcome::Different }
 }
 
 /// Indexes of the volumes that the containers of a set mount, in the order of the containers.
@@ -432,15 +402,16 @@ fn used_volumes(content: &Content) -> Vec<usize> {
 }
 
 /// SEC-1.
-fn add_pull_secrets<'a>(
-    spec: &Spec<'a>,
-    chosen: &[Chosen<'a>],
-    edits: &mut Edits<'a>,
-    facts: &mut impl Recorder,
-) -> Result<(), PodError> {
+fn add_pull_secrets<'a>(spec: &Spec<'a>, chosen: &[Chosen<'a>], edits: &mut Edits<'a>, facts: &mut impl Recorder) {
     let own = spec.image_pull_secrets.as_deref().unwrap_or_default();
     let mut names: HashSet<&str> = HashSet::new();
-    let first: Vec<bool> = own.iter().map(|secret| names.insert(secret.name.as_str())).collect();
+    let mut kept: Vec<&str> = Vec::with_capacity(own.len());
+    for secret in own {
+        if names.insert(&secret.name) {
+            kept.push(secret.raw);
+        }
+    }
+    let has_duplicates = kept.len() < own.len();
     let mut added = Vec::new();
     for Chosen { set, content } in chosen {
         for Fragment { name, json } in &content.pull_secrets {
@@ -450,12 +421,10 @@ fn add_pull_secrets<'a>(
             }
         }
     }
-    edits.pull_secrets = if first.iter().all(|first| *first) {
-        Secrets::Append(added)
+    edits.pull_secrets = if has_duplicates {
+        kept.extend(added);
+        Secrets::Replace(kept)
     } else {
-        let texts = spec.texts(List::ImagePullSecrets)?;
-        let kept = texts.into_iter().zip(first).filter_map(|(text, first)| first.then_some(text));
-        Secrets::Replace(kept.chain(added).collect())
+        Secrets::Append(added)
     };
-    Ok(())
 }

@@ -1,0 +1,418 @@
+//! A scanner over JSON that hands out pieces of the text instead of values.
+//!
+//! The hot path reads a review of several kilobytes to learn a few names. This scanner checks the grammar of all of it in
+//! one pass, borrows what it is asked for and builds nothing. Lists and objects are read by callbacks; what nobody asks
+//! for is skipped without recursion, so the depth of a document costs no stack.
+
+use std::borrow::Cow;
+
+/// How deep a skipped value may be nested; deeper documents are refused. Kubernetes has none deeper than about 30.
+const DEPTH: usize = 1024;
+
+/// The text is not the JSON that was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected} at byte {at}")]
+pub struct ScanError {
+    /// What was expected.
+    pub expected: &'static str,
+    /// Where, counted in bytes from the start of the text.
+    pub at: usize,
+}
+
+/// A place in a JSON text.
+#[derive(Clone, Debug)]
+pub struct Scanner<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    /// Begins at the start of `text`.
+    pub fn new(text: &'a str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// Reads an object: `member` is called with each key and must read the value.
+    pub fn object<E: From<ScanError>>(
+        &mut self,
+        mut member: impl FnMut(&mut Self, &str) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.members(|scanner, key| member(scanner, &key))
+    }
+
+    /// As [`Scanner::object`], for who keeps the keys.
+    pub fn members<E: From<ScanError>>(
+        &mut self,
+        mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.token(b'{', "an object")?;
+        if self.peek() == b'}' {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            let key = self.string()?;
+            self.token(b':', "a colon")?;
+            member(self, key)?;
+            match self.peek() {
+                b',' => self.at += 1,
+                b'}' => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(self.wrong("a comma or the end of the object").into()),
+            }
+        }
+    }
+
+    /// Where the next value begins, for [`Scanner::since`].
+    pub fn mark(&mut self) -> usize {
+        self.peek();
+        self.at
+    }
+
+    /// The text from a mark to here.
+    pub fn since(&self, mark: usize) -> &'a str {
+        &self.text[mark..self.at]
+    }
+
+    /// Reads an array: `item` is called for each element and must read it.
+    pub fn array<E: From<ScanError>>(&mut self, mut item: impl FnMut(&mut Self) -> Result<(), E>) -> Result<(), E> {
+        self.token(b'[', "an array")?;
+        if self.peek() == b']' {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            item(self)?;
+            match self.peek() {
+                b',' => self.at += 1,
+                b']' => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(self.wrong("a comma or the end of the array").into()),
+            }
+        }
+    }
+
+    /// Reads a string; borrowed unless it holds escapes.
+    pub fn string(&mut self) -> Result<Cow<'a, str>, ScanError> {
+        if self.peek() != b'"' {
+            return Err(self.wrong("a string"));
+        }
+        let start = self.at;
+        let has_escapes = self.skip_string()?;
+        if has_escapes {
+            let unescaped: Result<String, _> = serde_json::from_str(&self.text[start..self.at]);
+            return unescaped
+                .map(Cow::Owned)
+                .map_err(|_| ScanError { expected: "a string without wrong escapes", at: start });
+        }
+        Ok(Cow::Borrowed(&self.text[start + 1..self.at - 1]))
+    }
+
+    /// Reads `null`, if it is there.
+    pub fn null(&mut self) -> Result<bool, ScanError> {
+        let is_null = self.peek() == b'n';
+        if is_null {
+            self.literal("null")?;
+        }
+        Ok(is_null)
+    }
+
+    /// Reads `true` or `false`.
+    pub fn boolean(&mut self) -> Result<bool, ScanError> {
+        match self.peek() {
+            b't' => self.literal("true").map(|()| true),
+            b'f' => self.literal("false").map(|()| false),
+            _ => Err(self.wrong("true or false")),
+        }
+    }
+
+    /// Reads any value, and gives its text.
+    pub fn value(&mut self) -> Result<&'a str, ScanError> {
+        self.peek();
+        let start = self.at;
+        self.skip()?;
+        Ok(&self.text[start..self.at])
+    }
+
+    /// Checks that nothing but white space follows.
+    pub fn end(&mut self) -> Result<(), ScanError> {
+        self.peek();
+        if self.at < self.text.len() { Err(self.wrong("the end of the document")) } else { Ok(()) }
+    }
+
+    /// Reads any value. Brackets that are open are kept as bits: set for an object.
+    pub fn skip(&mut self) -> Result<(), ScanError> {
+        let mut objects = [0_u64; DEPTH / 64];
+        let mut depth = 0;
+        'value: loop {
+            match self.peek() {
+                b'"' => {
+                    self.skip_string()?;
+                }
+                open @ (b'{' | b'[') => {
+                    self.at += 1;
+                    let is_object = open == b'{';
+                    if self.peek() == if is_object { b'}' } else { b']' } {
+                        self.at += 1;
+                    } else {
+                        if depth == DEPTH {
+                            return Err(self.wrong("a document that is not nested so deeply"));
+                        }
+                        let bit = 1 << (depth % 64);
+                        if is_object {
+                            objects[depth / 64] |= bit;
+                            self.skip_key()?;
+                        } else {
+                            objects[depth / 64] &= !bit;
+                        }
+                        depth += 1;
+                        continue 'value;
+                    }
+                }
+                b'-' | b'0'..=b'9' => self.skip_number()?,
+                b't' => self.literal("true")?,
+                b'f' => self.literal("false")?,
+                b'n' => self.literal("null")?,
+                _ => return Err(self.wrong("a value")),
+            }
+            // A value ended: so may the lists and objects around it.
+            loop {
+                if depth == 0 {
+                    return Ok(());
+                }
+                let in_object = objects[(depth - 1) / 64] & (1 << ((depth - 1) % 64)) != 0;
+                match self.peek() {
+                    b',' => {
+                        self.at += 1;
+                        if in_object {
+                            self.skip_key()?;
+                        }
+                        continue 'value;
+                    }
+                    b'}' if in_object => {}
+                    b']' if !in_object => {}
+                    _ => return Err(self.wrong("a comma or a closing bracket")),
+                }
+                self.at += 1;
+                depth -= 1;
+            }
+        }
+    }
+
+    /// The next byte that is not white space, and 0 at the end. Moves to it.
+    fn peek(&mut self) -> u8 {
+        let bytes = self.text.as_bytes();
+        loop {
+            match bytes.get(self.at) {
+                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
+                Some(byte) => return *byte,
+                None => return 0,
+            }
+        }
+    }
+
+    fn token(&mut self, token: u8, expected: &'static str) -> Result<(), ScanError> {
+        if self.peek() != token {
+            return Err(self.wrong(expected));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn skip_key(&mut self) -> Result<(), ScanError> {
+        if self.peek() != b'"' {
+            return Err(self.wrong("a key"));
+        }
+        self.skip_string()?;
+        self.token(b':', "a colon")
+    }
+
+    /// Moves behind a string that begins here; whether it holds escapes. Their spelling is checked by who reads them.
+    fn skip_string(&mut self) -> Result<bool, ScanError> {
+        let bytes = self.text.as_bytes();
+        let mut at = self.at + 1;
+        let mut has_escapes = false;
+        loop {
+            at = end_of_plain(bytes, at);
+            match bytes.get(at) {
+                Some(b'"') => {
+                    self.at = at + 1;
+                    return Ok(has_escapes);
+                }
+                Some(b'\\') if at + 1 < bytes.len() => {
+                    has_escapes = true;
+                    at += 2;
+                }
+                _ => return Err(ScanError { expected: "the end of a string", at }),
+            }
+        }
+    }
+
+    fn skip_number(&mut self) -> Result<(), ScanError> {
+        let bytes = self.text.as_bytes();
+        let digits = |mut at: usize| {
+            let start = at;
+            while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+                at += 1;
+            }
+            (at > start).then_some(at)
+        };
+        let wrong = |at| ScanError { expected: "a digit", at };
+        let mut at = self.at + usize::from(bytes[self.at] == b'-');
+        let first = at;
+        at = digits(at).ok_or(wrong(at))?;
+        if bytes[first] == b'0' && at > first + 1 {
+            return Err(ScanError { expected: "a number without leading zeros", at: first });
+        }
+        if bytes.get(at) == Some(&b'.') {
+            at = digits(at + 1).ok_or(wrong(at + 1))?;
+        }
+        if matches!(bytes.get(at), Some(b'e' | b'E')) {
+            at += 1 + usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-')));
+            at = digits(at).ok_or(wrong(at))?;
+        }
+        self.at = at;
+        Ok(())
+    }
+
+    fn literal(&mut self, literal: &'static str) -> Result<(), ScanError> {
+        if self.text.as_bytes()[self.at..].starts_with(literal.as_bytes()) {
+            self.at += literal.len();
+            return Ok(());
+        }
+        Err(self.wrong(literal))
+    }
+
+    fn wrong(&self, expected: &'static str) -> ScanError {
+        ScanError { expected, at: self.at }
+    }
+}
+
+/// The place of the first quote, backslash or control character from `at` on, or the end: eight bytes at a time.
+fn end_of_plain(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let equals = |word: u64, byte: u64| {
+        let difference = word ^ (ONES * byte);
+        difference.wrapping_sub(ONES) & !difference
+    };
+    while let Some(chunk) = bytes.get(at..at + 8).and_then(|chunk| <[u8; 8]>::try_from(chunk).ok()) {
+        let word = u64::from_le_bytes(chunk);
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        // Only the lowest mark is exact, and only the lowest is looked at.
+        let marks = (equals(word, u64::from(b'"')) | equals(word, u64::from(b'\\')) | control) & HIGH;
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn scan(text: &str) -> Result<&str, ScanError> {
+        let mut scanner = Scanner::new(text);
+        let value = scanner.value()?;
+        scanner.end()?;
+        Ok(value)
+    }
+
+    #[rstest]
+    #[case::nothing("")]
+    #[case::open_object(r#"{"a":1"#)]
+    #[case::open_array("[1,2")]
+    #[case::open_string(r#""abc"#)]
+    #[case::wrong_bracket(r#"{"a":[1}"#)]
+    #[case::trailing_comma("[1,]")]
+    #[case::trailing_comma_in_object(r#"{"a":1,}"#)]
+    #[case::missing_colon(r#"{"a" 1}"#)]
+    #[case::bare_word("{a:1}")]
+    #[case::leading_zero("[01]")]
+    #[case::no_fraction("[1.]")]
+    #[case::no_exponent("[1e]")]
+    #[case::control_character("\"a\nb\"")]
+    #[case::two_values("1 2")]
+    #[case::half_a_literal("[tru]")]
+    fn what_is_not_json_is_refused(#[case] text: &str) {
+        assert!(scan(text).is_err());
+        assert!(serde_json::from_str::<Value>(text).is_err(), "the library agrees");
+    }
+
+    #[test]
+    fn a_value_is_given_as_its_text() {
+        assert_eq!(
+            scan(" {\"a\" : [ -1.5e+3 , true,null,\"x\\\"}\" ] } ").unwrap(),
+            "{\"a\" : [ -1.5e+3 , true,null,\"x\\\"}\" ] }"
+        );
+    }
+
+    #[test]
+    fn depth_costs_no_stack_and_is_bounded() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(scan(&nested(DEPTH)).is_ok());
+        assert!(scan(&nested(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn strings_are_borrowed_unless_escaped() {
+        assert!(matches!(Scanner::new(r#""web""#).string(), Ok(Cow::Borrowed("web"))));
+        assert!(matches!(Scanner::new(r#""w\u0065b""#).string(), Ok(Cow::Owned(text)) if text == "web"));
+    }
+
+    #[test]
+    fn an_error_says_what_was_expected_and_where() {
+        let error = scan(r#"{"a":x}"#).unwrap_err();
+        assert_eq!(error.to_string(), "expected a value at byte 5");
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 64, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                proptest::collection::vec((".*", inner), 0..6).prop_map(|members| members.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_library_prints_is_accepted(value in json(), pretty: bool) {
+            let text = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { value.to_string() };
+            prop_assert_eq!(scan(&text), Ok(text.as_str()));
+        }
+
+        #[test]
+        fn what_the_library_refuses_is_refused(text in r#"[\[\]{}:,"\\ a0-9.eE+\-tfn]{0,24}"#) {
+            // Wrong escapes are left to who reads the string.
+            if serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok() {
+                prop_assert!(scan(&text).is_ok(), "{}", text);
+            } else if !text.contains('\\') {
+                prop_assert!(scan(&text).is_err(), "{}", text);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_crash(text in ".*") {
+            let _ = scan(&text);
+        }
+    }
+}
