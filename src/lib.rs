@@ -1,4 +1,24 @@
 //! Outrigger keeps sidecars beside the containers they serve.
+//!
+//! The way of a pod, front to back; a request never turns back and calls nobody:
+//!
+//! ```text
+//! API server ─HTTPS─▶ admission::server ─▶ admission (routes) ─▶ admission::review   the review in, the answer out
+//!                                                                      │
+//!                                                              admission::pod        the steps, in order:
+//!                                                                      ├─ readiness            gate
+//!   files ─▶ store (Objects ─▶ Snapshot of compiled sets) ───▶         ├─ sidecarset::select   which sets, which revision
+//!                                                                      ├─ sidecarset::metadata annotations
+//!                                                                      ├─ sidecarset::inject   containers, volumes, env
+//!                                                                      ├─ launch               barriers by priority
+//!                                                                      ├─ sidecarset::records  what was injected
+//!                                                                      └─ admission::patch     edits ─▶ RFC 6902
+//! ```
+//!
+//! The way of a SidecarSet: `manifest` (documents) → `sidecarset::admit` (types, defaults, hashes, validation) →
+//! `sidecarset::compiled` (everything that does not depend on a pod). Rules return [`edits`], and record [`facts`] where
+//! they decide; warnings and `explain` are made of these. Arrows point one way: `admission`, `cli`, `app` → `store` →
+//! `sidecarset`, `launch` → `pod`, `selector`, `quantity` → `api`.
 
 pub mod admission;
 pub mod api;
