@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -84,12 +84,22 @@ pub struct Answer {
 
 /// Starts a server that drains for at most `drain`.
 pub async fn start(router: Router, limits: Limits, drain: Duration) -> Result<Running> {
+    start_with(|_, _| router, limits, drain).await
+}
+
+/// The same with a router that wants to know the counts of the listener and the news of the shutdown.
+pub async fn start_with(
+    router: impl FnOnce(Arc<Counts>, CancellationToken) -> Router,
+    limits: Limits,
+    drain: Duration,
+) -> Result<Running> {
     let dir = tempfile::tempdir()?;
     let paths = certs::ensure(dir.path(), &[], now())?;
     let resolver = Arc::new(Resolver::new(certs::load(&paths)?));
     let tls = Arc::new(certs::server_config(Arc::clone(&resolver)));
     let bound = Server::bind(([127, 0, 0, 1], 0).into(), tls, limits).await?;
     let shutdown = CancellationToken::new();
+    let router = router(bound.counts(), shutdown.clone());
     Ok(Running {
         addr: bound.local_addr(),
         ca_pem: std::fs::read_to_string(dir.path().join("ca.crt"))?,
@@ -204,10 +214,22 @@ impl Connection {
 
     /// Begins a POST; on HTTP/2 many can be under way.
     pub fn send(&mut self, path: &str, body: Bytes) -> Result<impl Future<Output = Result<Answer>> + Send + use<>> {
-        let request = Request::post(format!("https://localhost{path}"))
-            .header("host", "localhost")
-            .header("content-type", "application/json")
-            .body(Full::new(body))?;
+        let request = Request::post(format!("https://localhost{path}")).header("content-type", "application/json");
+        self.begin(request.body(Full::new(body))?)
+    }
+
+    /// Sends a GET on this connection and waits for the whole answer.
+    pub async fn get(&mut self, path: &str) -> Result<Answer> {
+        let request = Request::get(format!("https://localhost{path}")).body(Full::default())?;
+        timeout(PATIENCE, self.begin(request)?).await?
+    }
+
+    /// Begins any request.
+    pub fn begin(
+        &mut self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<impl Future<Output = Result<Answer>> + Send + use<>> {
+        request.headers_mut().insert("host", HeaderValue::from_static("localhost"));
         let (one, two) = match &mut self.sender {
             Sender::One(sender) => (Some(sender.send_request(request)), None),
             Sender::Two(sender) => (None, Some(sender.send_request(request))),
