@@ -30,6 +30,8 @@ pub fn patch<'a>(annotations: &Pairs<'_>, chosen: &[Chosen<'a>], edits: &mut Edi
             }
         }
     }
+    // What one set changed and another changed back is no change (RSP-4).
+    edits.annotations.retain(|key, value| annotations.get(key) != Some(&**value));
 }
 
 /// The new value of one annotation, if it gets one.
