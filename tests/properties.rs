@@ -22,6 +22,7 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::{select as one_of, subsequence};
+use rstest::rstest;
 use serde_json::{Map, Value, json};
 use support::review::{apply, patch};
 
@@ -623,6 +624,33 @@ proptest! {
         forget_the_future(&mut known);
         prop_assert_eq!(&hashes(&known.to_string()), &straight);
     }
+}
+
+/// RSP-4: what one set changes and the next changes back is no change.
+///
+/// Not so for a `null` that the first set stored verbatim (META-3) and a later one merged into: the reference's text keeps
+/// it at first, and the next merge drops it.
+#[rstest]
+#[case::the_same_member(r#"{"x": 1}"#, r#"{"x": 2}"#)]
+#[case::other_members(r#"{"x": 1}"#, r#"{"y": {"z": 2}}"#)]
+#[case::a_member_that_one_sets_and_the_other_deletes(r#"{"x": 1}"#, r#"{"x": null}"#)]
+fn a_second_admission_merges_nothing_anew(#[case] first: &str, #[case] second: &str) {
+    let set = |name: &str, value: &str| {
+        json!({
+            "apiVersion": names::V1BETA1, "kind": "SidecarSet", "metadata": {"name": name},
+            "spec": {
+                "selector": {"matchLabels": {"app": "web"}},
+                "containers": [{"name": name, "image": "x:1"}],
+                "patchPodMetadata": [{"patchPolicy": "MergePatchJson", "annotations": {"tuning": value}}],
+            },
+        })
+    };
+    let snapshot = store(&[set("alpha", first), set("beta", second)]);
+    assert_eq!(snapshot.sidecarsets().len(), 2);
+    let pod = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "app"}]}});
+    let once = apply(&pod, &admit(&snapshot, &pod, "shop", 0));
+    let again = patch(&admit(&snapshot, &once, "shop", 1)).map(|patch| json!(patch));
+    assert_eq!(again, None, "{}", once["metadata"]["annotations"]["tuning"]);
 }
 
 /// A document with the members of every object in reverse order.
