@@ -156,7 +156,7 @@ async fn ask(
         request = request.header("content-type", content_type);
     }
     connection.ready().await?;
-    timeout(PATIENCE, connection.begin(request.body(Full::new(body.into()))?)?).await?
+    timeout(PATIENCE, connection.begin(request.body(Full::new(body.into()))?)).await?
 }
 
 // === good reviews ===
@@ -348,7 +348,7 @@ fn bytes(body: impl Into<Vec<u8>>) -> Vec<u8> {
 #[case::truncated(bytes(&changed(|_| ())[..200]), "not an AdmissionReview")]
 #[case::two_documents(bytes("{} {}"), "not an AdmissionReview")]
 #[case::not_an_object(bytes("[1, 2]"), "expected an object")]
-#[case::members_without_names(bytes(format!("[{:?},\"AdmissionReview\",{{\"uid\":\"x\"}}]", V1)), "expected an object")]
+#[case::members_without_names(bytes(format!("[{V1:?},\"AdmissionReview\",{{\"uid\":\"x\"}}]")), "expected an object")]
 #[case::null(bytes("null"), "not an AdmissionReview")]
 #[case::not_utf_8(bytes(*b"{\"kind\":\"\xff\xfe\"}"), "UTF-8")]
 #[case::empty_object(bytes("{}"), "apiVersion")]
@@ -503,14 +503,14 @@ async fn a_crash_costs_one_request_and_not_its_connection_wh_10() -> Result<()> 
         let after = connection.post(MUTATE_POD, changed(|_| ())).await?;
         assert!(as_kube_reads(&after)?.1.patch.is_some());
     }
-    let metrics = text(server.connect(Http::Two).await?.get("/metrics").await?);
+    let metrics = text(&server.connect(Http::Two).await?.get("/metrics").await?);
     assert!(metrics.contains("outrigger_admission_requests_total{outcome=\"crashed\"} 4\n"), "{metrics}");
     Ok(())
 }
 
 // === health and metrics ===
 
-fn text(answer: Answer) -> String {
+fn text(answer: &Answer) -> String {
     String::from_utf8(answer.body.to_vec()).unwrap()
 }
 
@@ -559,7 +559,7 @@ async fn metrics_are_named_after_us_and_count_every_outcome() -> Result<()> {
     let mut connection = server.connect(Http::Two).await?;
     let before = connection.get("/metrics").await?;
     assert!(before.headers["content-type"].to_str()?.starts_with("application/openmetrics-text"));
-    let before = text(before);
+    let before = text(&before);
     for line in before.lines() {
         let name = line.strip_prefix("# ").and_then(|comment| comment.split(' ').nth(1)).unwrap_or(line);
         assert!(name.starts_with("outrigger_") || line == "# EOF", "{line}");
@@ -582,15 +582,15 @@ async fn metrics_are_named_after_us_and_count_every_outcome() -> Result<()> {
         }
         let name = format!("outrigger_admission_requests_total{{outcome=\"{outcome}\"}}");
         connection.ready().await?;
-        let after = text(connection.get("/metrics").await?);
+        let after = text(&connection.get("/metrics").await?);
         let moved = sample(&after, &name) - sample(&before, &name);
         assert!((moved - f64::from(times)).abs() < f64::EPSILON, "{outcome} moved by {moved}");
     }
-    let after = text(connection.get("/metrics").await?);
+    let after = text(&connection.get("/metrics").await?);
     let timed = sample(&after, "outrigger_admission_duration_seconds_count");
     assert!((timed - f64::from(sent)).abs() < f64::EPSILON, "{timed} of {sent} were timed");
     server.connect(Http::One).await?;
-    let later = text(connection.get("/metrics").await?);
+    let later = text(&connection.get("/metrics").await?);
     let accepted = "outrigger_connections_accepted_total";
     assert!(sample(&later, accepted) > sample(&before, accepted));
     Ok(())

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -189,13 +190,23 @@ fn a_white_list_in_a_later_file_counts_ssv_30() {
 
 #[test]
 fn the_operators_namespace_can_be_told() {
-    let patch = set("proxy", "x:1", "  patchPodMetadata: [{annotations: {a/b: x}}]\n");
-    let dir = directory(&[("1.yaml", &patch), ("2.yaml", &WHITE_LIST.replace("kruise-system", "ops"))]);
+    let patching = set("proxy", "x:1", "  patchPodMetadata: [{annotations: {a/b: x}}]\n");
+    let dir = directory(&[("1.yaml", &patching), ("2.yaml", &WHITE_LIST.replace("kruise-system", "ops"))]);
     let path = dir.path().to_str().unwrap();
     assert_eq!(run(&["validate", path]).code, 1);
     assert_eq!(run(&["validate", path, "--operator-namespace", "ops"]).code, 0);
     let by_env = outrigger(&["validate", path]).env("POD_NAMESPACE", "ops").output().unwrap();
     assert_eq!(Ran::of(by_env).code, 0);
+}
+
+/// A few lines that would unfold to a billion.
+fn laughs() -> String {
+    let mut text = "a0: &a0 [ha, ha]\n".to_owned();
+    for level in 1..10 {
+        let before = format!("*a{}, ", level - 1).repeat(10);
+        writeln!(text, "a{level}: &a{level} [{before}]").unwrap();
+    }
+    text
 }
 
 #[rstest]
@@ -208,6 +219,7 @@ fn the_operators_namespace_can_be_told() {
 #[case::misspelt_kind("a.yaml", "apiVersion: apps.kruise.io/v1beta1\nkind: Sidecarset\nmetadata: {name: x}\n")]
 #[case::unserved_version("a.yaml", "apiVersion: apps.kruise.io/v2\nkind: SidecarSet\nmetadata: {name: x}\n")]
 #[case::nested_deeply("a.json", &"[".repeat(100_000))]
+#[case::laughs("a.yaml", &laughs())]
 #[case::nested_yaml("a.yaml", &"[".repeat(100_000))]
 fn a_file_that_makes_no_sense_is_one_line_and_the_others_are_read(#[case] name: &str, #[case] text: &str) {
     let dir = directory(&[(name, text), ("z.yaml", &set("UPPER", "x:1", ""))]);
@@ -695,6 +707,25 @@ fn a_changed_manifest_is_taken_within_a_second() {
         assert!(changed.elapsed() < Duration::from_secs(1), "not taken after {:?}", changed.elapsed());
         pause();
     }
+}
+
+#[test]
+fn a_mounted_config_map_that_changes_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = |name: &str, text: &str| {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+        std::fs::write(dir.path().join(name).join("proxy.yaml"), text).unwrap();
+        std::os::unix::fs::symlink(name, dir.path().join("..next")).unwrap();
+        std::fs::rename(dir.path().join("..next"), dir.path().join("..data")).unwrap();
+    };
+    mount("..1", &set("proxy", "registry.example/proxy:3", ""));
+    std::os::unix::fs::symlink("..data/proxy.yaml", dir.path().join("proxy.yaml")).unwrap();
+    let manager = Manager::start(dir.path(), None);
+    let address = manager.address();
+    assert_eq!(container_names(&manager.admit(&address)), ["proxy", "app"]);
+    mount("..2", &set("other", "registry.example/other:3", ""));
+    line(&manager.log, "that the change was taken", |line| line.contains("were taken"));
+    assert_eq!(container_names(&manager.admit(&address)), ["other", "app"]);
 }
 
 #[test]
