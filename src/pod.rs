@@ -572,6 +572,8 @@ mod tests {
         let pod = Pod::parse(r#"{"spec":{"containers":[{"env":[{"name":"KRUISE\u005fX"}]}]}}"#).unwrap();
         assert!(pod.may_mention("KRUISE_X"));
         assert!(!Pod::parse(r#"{"spec":{"containers":[{}]}}"#).unwrap().may_mention("KRUISE_X"));
+        let pod = Pod::parse(r#"{"metadata":{"annotations":{"a.io\/b":"x"}}}"#).unwrap();
+        assert!(pod.metadata.may_annotate("a.io/b"));
     }
 
     #[test]
