@@ -305,7 +305,8 @@ impl<'a> Container<'a> {
                 match key {
                     "name" => container.name = text(scanner)?,
                     "restartPolicy" => container.is_native_sidecar = text(scanner)? == "Always",
-                    "env" => container.env = optional(scanner)?,
+                    // Looked into by few, but appended to by launch priority.
+                    "env" => container.env = optional_list(scanner)?,
                     "volumeMounts" => container.volume_mounts = optional(scanner)?,
                     "volumeDevices" => container.volume_devices = optional(scanner)?,
                     "resources" => container.resources = optional(scanner)?,
@@ -500,6 +501,16 @@ fn optional<'a>(scanner: &mut Scanner<'a>) -> Result<Option<&'a str>, ScanError>
     if scanner.null()? { Ok(None) } else { scanner.value().map(Some) }
 }
 
+/// The text of a list; `null` is none.
+fn optional_list<'a>(scanner: &mut Scanner<'a>) -> Result<Option<&'a str>, ScanError> {
+    let at = scanner.mark();
+    let text = optional(scanner)?;
+    if text.is_some_and(|text| !text.starts_with('[')) {
+        return Err(ScanError { expected: "an array", at });
+    }
+    Ok(text)
+}
+
 /// The items of a list that may be `null`.
 fn list<'a>(
     scanner: &mut Scanner<'a>,
@@ -580,5 +591,11 @@ mod tests {
     fn an_error_names_the_part() {
         let error = Pod::parse(r#"{"spec":{"containers":{}}}"#).unwrap().spec().unwrap_err();
         assert!(error.to_string().starts_with("the pod's spec cannot be read"), "{error}");
+    }
+
+    #[test]
+    fn envs_that_are_no_list_are_refused_before_anything_is_appended_to_them() {
+        let error = Pod::parse(r#"{"spec":{"containers":[{"env": {}}]}}"#).unwrap().spec().unwrap_err();
+        assert!(error.to_string().contains("expected an array at byte 23"), "{error}");
     }
 }
