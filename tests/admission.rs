@@ -388,7 +388,7 @@ async fn a_body_without_a_uid_is_a_bad_request(#[case] body: Vec<u8>, #[case] wh
 #[case::no_object(changed(|review| { review["request"].as_object_mut().unwrap().remove("object"); }), "no object")]
 #[case::object_is_text(changed(|review| review["request"]["object"] = json!("pod")), "not an AdmissionReview")]
 #[case::labels_are_no_strings(changed(|review| review["request"]["object"]["metadata"]["labels"] = json!({"app": 1})), "a string")]
-#[case::labels_are_a_list(changed(|review| review["request"]["object"]["metadata"]["labels"] = json!(["app"])), "object of strings")]
+#[case::labels_are_a_list(changed(|review| review["request"]["object"]["metadata"]["labels"] = json!(["app"])), "expected an object")]
 #[case::metadata_is_a_number(changed(|review| review["request"]["object"]["metadata"] = json!(1)), "not an AdmissionReview")]
 #[case::request_is_a_list(changed(|review| review["request"]["resource"] = json!(["", "pods"])), "expected an object")]
 #[case::object_is_a_list(changed(|review| review["request"]["object"] = json!([{}, {}])), "expected an object")]

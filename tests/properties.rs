@@ -578,7 +578,7 @@ proptest! {
         let snapshot = store(&sets);
         let json = json!({"metadata": {"labels": labels}}).to_string();
         let pod = Pod::parse(&json).unwrap();
-        let labels = pod.metadata.labels.as_ref().unwrap();
+        let labels = &pod.metadata.labels;
         let namespace = snapshot.namespace(namespace);
         let selected = |judged: Vec<(&outrigger::sidecarset::compiled::Compiled, Verdict<'_>)>| -> Vec<String> {
             judged.into_iter().filter(|(_, verdict)| *verdict == Verdict::Selected).map(|(set, _)| set.name.clone()).collect()
