@@ -85,9 +85,13 @@ pub struct Container<'a> {
 #[derive(Clone, Debug, Default)]
 struct Envs<'a> {
     list: Vec<EnvVar<'a>>,
-    /// First and last place of each name.
+    names: Vec<Text<'a>>,
+    /// First and last place of each name, made only for a list too long to be searched.
     places: HashMap<Text<'a>, (usize, usize)>,
 }
+
+/// Envs of a list that is searched from end to end; longer ones are indexed.
+const SEARCHED: usize = 64;
 
 /// An env of a container.
 #[derive(Clone, Debug, Default)]
@@ -350,7 +354,7 @@ impl<'a> Container<'a> {
             return Ok(None);
         }
         let envs = self.envs()?;
-        Ok(envs.places.get(name).map(|places| &envs.list[pick(*places)]))
+        Ok(envs.places(name).map(|places| &envs.list[pick(places)]))
     }
 
     fn envs(&self) -> Result<&Envs<'a>, PodError> {
@@ -400,12 +404,26 @@ impl<'a> Envs<'a> {
                     Ok(())
                 })
             })?;
-            let index = envs.list.len();
-            envs.list.push(EnvVar { index, raw, value });
-            envs.places.entry(name).and_modify(|(_, last)| *last = index).or_insert((index, index));
+            envs.list.push(EnvVar { index: envs.list.len(), raw, value });
+            envs.names.push(name);
             Ok(())
         })?;
+        if envs.list.len() > SEARCHED {
+            for (index, name) in envs.names.iter().enumerate() {
+                let places = envs.places.entry(name.clone());
+                places.and_modify(|(_, last)| *last = index).or_insert((index, index));
+            }
+        }
         Ok(envs)
+    }
+
+    /// First and last place of a name.
+    fn places(&self, name: &str) -> Option<(usize, usize)> {
+        if self.list.len() > SEARCHED {
+            return self.places.get(name).copied();
+        }
+        let is_it = |found: &Text<'_>| found == name;
+        Some((self.names.iter().position(is_it)?, self.names.iter().rposition(is_it)?))
     }
 }
 

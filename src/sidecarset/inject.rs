@@ -214,7 +214,7 @@ impl<'r, 'a> Renderer<'r, 'a> {
         if template.share_devices {
             for SharedFrom { container, devices: theirs, .. } in &self.shared {
                 for device in theirs {
-                    if !mounts.paths.contains(&device.path) {
+                    if !mounts.paths.contains(&*device.path) {
                         devices.add(device, template, container, facts);
                     }
                 }
@@ -224,13 +224,16 @@ impl<'r, 'a> Renderer<'r, 'a> {
     }
 
     /// TE-1 … TE-6.
-    fn transfer(
+    fn transfer<'n>(
         &self,
         template: &'a Template,
         edits: &Edits<'a>,
-        env: &mut MoreEnv<'a>,
+        env: &mut MoreEnv<'n, 'a>,
         facts: &mut impl Recorder,
-    ) -> Result<(), PodError> {
+    ) -> Result<(), PodError>
+    where
+        'a: 'n,
+    {
         for Transfer { source, names } in &template.transfer {
             let found = self.source(source, edits)?;
             for name in names {
@@ -291,17 +294,17 @@ impl<'r, 'a> Renderer<'r, 'a> {
 /// Mounts or devices of a sidecar while the pod's are added.
 struct Growing<'t> {
     json: String,
-    paths: HashSet<Cow<'t, str>>,
+    paths: HashSet<&'t str>,
 }
 
 impl<'t> Growing<'t> {
     fn new(own: &'t Paths) -> Self {
-        Self { json: own.json.clone(), paths: own.paths.iter().map(|path| Cow::Borrowed(path.as_str())).collect() }
+        Self { json: own.json.clone(), paths: own.paths.iter().map(String::as_str).collect() }
     }
 
     /// Adds an entry of the pod unless its path is taken.
-    fn add(&mut self, mount: &Mount<'_>, template: &Template, from: &Container<'_>, facts: &mut impl Recorder) {
-        if !self.paths.insert(Cow::Owned(mount.path.clone().into_owned())) {
+    fn add(&mut self, mount: &'t Mount<'_>, template: &Template, from: &Container<'_>, facts: &mut impl Recorder) {
+        if !self.paths.insert(&mount.path) {
             return;
         }
         if !self.json.is_empty() {
@@ -317,17 +320,17 @@ impl<'t> Growing<'t> {
 }
 
 /// Envs added to those of the template (ENV-1: 3 and 4).
-struct MoreEnv<'a> {
+struct MoreEnv<'n, 'a> {
     template: &'a Template,
     json: String,
-    names: HashSet<String>,
+    names: HashSet<&'n str>,
     priority: Option<Cow<'a, str>>,
 }
 
-impl<'a> MoreEnv<'a> {
-    fn add(&mut self, env: &EnvVar<'a>, name: &str, facts: &mut impl Recorder, origin: impl FnOnce() -> EnvOrigin) {
+impl<'n, 'a> MoreEnv<'n, 'a> {
+    fn add(&mut self, env: &EnvVar<'a>, name: &'n str, facts: &mut impl Recorder, origin: impl FnOnce() -> EnvOrigin) {
         let container = || self.template.name.clone();
-        if self.template.env_names.iter().any(|own| own == name) || !self.names.insert(name.to_owned()) {
+        if self.template.env_names.iter().any(|own| own == name) || !self.names.insert(name) {
             let reason = NotTransferred::Present;
             facts.record(|| Fact::NotTransferred { container: container(), name: name.to_owned(), reason });
             return;

@@ -141,20 +141,29 @@ fn hash_annotation<'r>(
     key: &'static str,
     facts: &mut impl Recorder,
 ) -> String {
-    let mut texts: BTreeMap<Cow<'_, str>, String> = BTreeMap::new();
-    match before.map(read_entries) {
-        Some(Some(entries)) => texts.extend(entries.into_iter().map(|(name, text)| (Cow::Owned(name), text))),
+    let mut records: Vec<(&str, &str)> = records.collect();
+    records.sort_unstable();
+    let entry = |after_time: &str| [r#"{"updateTimestamp":""#, now, "\"", after_time].concat();
+    let old = match before.map(read_entries) {
+        Some(Some(old)) => old,
         // Differs: ANN-6. The reference refuses the pod.
-        Some(None) => facts.warn(Fact::RecordReset { key }),
-        None => {}
+        Some(None) => {
+            facts.warn(Fact::RecordReset { key });
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
+    if old.is_empty() {
+        return print_object(records.into_iter().map(|(name, after_time)| (name, entry(after_time))));
     }
+    let mut texts: BTreeMap<&str, String> = old.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
     for (name, after_time) in records {
         let same = texts.get(name).is_some_and(|old| old.ends_with(after_time));
         if !same || changed.contains(name) {
-            texts.insert(Cow::Borrowed(name), format!("{{\"updateTimestamp\":\"{now}\"{after_time}"));
+            texts.insert(name, entry(after_time));
         }
     }
-    print_object(&texts)
+    print_object(texts.into_iter())
 }
 
 /// The entries of a hash annotation, each as the text it had; the legacy form is brought into today's (ANN-6). `None`
@@ -186,9 +195,17 @@ fn working_annotation(before: Option<&str>, working: &[&(String, String)], facts
     json::text(&all)
 }
 
-fn print_object(texts: &BTreeMap<Cow<'_, str>, String>) -> String {
-    let members: Vec<String> = texts.iter().map(|(name, text)| format!("{}:{text}", json::text(name))).collect();
-    format!("{{{}}}", members.join(","))
+/// An object of these members.
+fn print_object<'n>(members: impl Iterator<Item = (&'n str, String)>) -> String {
+    let mut out = String::with_capacity(1024);
+    for (name, text) in members {
+        out.push(if out.is_empty() { '{' } else { ',' });
+        out.push_str(&json::text(&name));
+        out.push(':');
+        out.push_str(&text);
+    }
+    out.push_str(if out.is_empty() { "{}" } else { "}" });
+    out
 }
 
 #[cfg(test)]
