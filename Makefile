@@ -22,9 +22,11 @@ lint: ## Check format, lints, and that what decides stays free of I/O.
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: bans, licences and sources were NOT checked"; fi
 
-bench: ## Measure ours against a no-op webhook on the same stack, and the pure core (needs wrk, taskset, curl).
-	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq wrk; } \
-	  || { echo "wrk is missing: apt-get install wrk"; exit 1; }
+bench: ## Measure ours against a no-op webhook on the same stack, and the pure core.
+	@for tool in wrk:wrk h2load:nghttp2-client curl:curl taskset:util-linux; do \
+	  command -v "$${tool%%:*}" >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq "$${tool##*:}"; } \
+	    || { echo "$${tool%%:*} is missing; install the Debian package $${tool##*:}"; exit 1; }; \
+	done
 	cargo build --release $(CARGO_FLAGS) --bins --example noop
 	cargo bench $(CARGO_FLAGS) --bench load
 	cargo bench $(CARGO_FLAGS) --bench core

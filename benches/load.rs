@@ -1,7 +1,8 @@
 //! The whole, under load: ours and a no-op on the same stack, each pinned to one core with the load on another, in turn
 //! and several times, so that a ratio holds when the machine's speed drifts. `make bench` runs it.
 //!
-//! Needs `wrk` and `taskset`, and at least two cores.
+//! Twice: over HTTP/2 with `h2load`, which is what an API server speaks, and over HTTP/1.1 with `wrk`. Needs `taskset` and
+//! `curl` beside these, and at least two cores. The goals are judged over HTTP/2.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
@@ -18,7 +19,8 @@ use anyhow::{Context as _, Result, bail};
 
 const ROUNDS: usize = 5;
 const SECONDS: u32 = 5;
-const CONNECTIONS: u32 = 16;
+/// Connections of HTTP/1.1, and connections times streams of HTTP/2.
+const IN_FLIGHT: u32 = 16;
 const SERVER_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
 
@@ -42,7 +44,7 @@ fn main() -> Result<()> {
     let ours = PathBuf::from(env!("CARGO_BIN_EXE_outrigger"));
 
     println!(
-        "{ROUNDS} rounds of {SECONDS} s, wrk with {CONNECTIONS} connections over TLS, medians; server and load on a core each"
+        "{ROUNDS} rounds of {SECONDS} s, {IN_FLIGHT} requests in flight over TLS, medians; server and load on a core each"
     );
     println!("{:<34}{:>12}{:>10}{:>10}{:>8}{:>12}", "", "requests/s", "p50 ms", "p99 ms", "CPU", "memory");
     let mut failed = false;
@@ -52,41 +54,42 @@ fn main() -> Result<()> {
         let manifests = at.join(format!("sets-{sets}"));
         write_sets(&manifests, sets)?;
         let body = fixtures::review(selected).to_string();
-        let script = write_script(&at.join(format!("post-{sets}.lua")), &body)?;
-
-        let mut ours_server = Server::start(
-            &ours,
-            &[
-                "manager",
-                "--standalone",
-                text(&manifests)?,
-                "--port",
-                "0",
-                "--log",
-                "warn",
-                "--cert-dir",
-                text(&certificates)?,
-            ],
-            None,
-        )?;
-        let port = free_port()?;
-        let mut noop_server = Server::start(&noop, &[text(&certificates)?, &port.to_string()], Some(port))?;
-        let (mut us, mut floor) = (Vec::new(), Vec::new());
-        for round in 0..=ROUNDS {
-            let (a, b) = (load(&mut noop_server, &script)?, load(&mut ours_server, &script)?);
-            // The first round warms up.
-            if round > 0 {
-                floor.push(a);
-                us.push(b);
+        let load = Load::new(at, &body)?;
+        println!("{name} (review of {} bytes)", body.len());
+        for protocol in [Protocol::Http2, Protocol::Http1] {
+            let mut ours_server = Server::start(
+                &ours,
+                &[
+                    "manager",
+                    "--standalone",
+                    text(&manifests)?,
+                    "--port",
+                    "0",
+                    "--log",
+                    "warn",
+                    "--cert-dir",
+                    text(&certificates)?,
+                ],
+                None,
+            )?;
+            let port = free_port()?;
+            let mut noop_server = Server::start(&noop, &[text(&certificates)?, &port.to_string()], Some(port))?;
+            let (mut us, mut floor) = (Vec::new(), Vec::new());
+            for round in 0..=ROUNDS {
+                let (a, b) = (load.run(&mut noop_server, protocol)?, load.run(&mut ours_server, protocol)?);
+                // The first round warms up.
+                if round > 0 {
+                    floor.push(a);
+                    us.push(b);
+                }
             }
+            let ratio = median(us.iter().zip(&floor).map(|(us, floor)| us.requests / floor.requests));
+            let memory = ours_server.memory()?;
+            row(&format!("  {protocol:?} no-op"), &floor, noop_server.memory()?);
+            row(&format!("  {protocol:?} outrigger"), &us, memory);
+            println!("  {protocol:?} ratio {ratio:.2} (goal {goal}), memory {memory:.1} MiB (goal 30)");
+            failed |= (protocol == Protocol::Http2 && ratio < goal) || memory > 30.0;
         }
-        let ratio = median(us.iter().zip(&floor).map(|(us, floor)| us.requests / floor.requests));
-        println!("{name} ({} bytes)", body.len());
-        row("  no-op", &floor, noop_server.memory()?);
-        let memory = ours_server.memory()?;
-        row("  outrigger", &us, memory);
-        println!("  ratio {ratio:.2} (goal {goal}), memory {memory:.1} MiB (goal 30)");
-        failed |= ratio < goal || memory > 30.0;
     }
 
     let start = median((0..ROUNDS).map(|_| start_to_first_answer(&ours, at, &certificates).unwrap_or(f64::NAN)));
@@ -136,11 +139,13 @@ fn write_sets(directory: &Path, count: usize) -> Result<()> {
     Ok(())
 }
 
-fn write_script(path: &Path, body: &str) -> Result<PathBuf> {
-    let lua =
-        format!("wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\nwrk.body = [==[{body}]==]\n");
-    fs::write(path, lua)?;
-    Ok(path.to_owned())
+/// What the load is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// `h2load`, as many streams on few connections.
+    Http2,
+    /// `wrk`, one request at a time on each connection.
+    Http1,
 }
 
 /// A server that is stopped when it goes out of scope.
@@ -197,32 +202,82 @@ impl Drop for Server {
     }
 }
 
-fn load(server: &mut Server, script: &Path) -> Result<Run> {
-    let before = server.ticks()?;
-    let output = Command::new("taskset")
-        .args(["-c", LOAD_CORE, "wrk", "-t1", "--latency"])
-        .arg(format!("-c{CONNECTIONS}"))
-        .arg(format!("-d{SECONDS}s"))
-        .arg("-s")
-        .arg(script)
-        .arg(format!("https://127.0.0.1:{}/mutate-pod", server.port))
-        .output()
-        .context("wrk is needed (Debian package wrk)")?;
-    let cpu = (server.ticks()? - before) / f64::from(SECONDS);
-    let printed = String::from_utf8_lossy(&output.stdout);
-    if printed.contains("Non-2xx") || printed.contains("Socket errors") {
-        bail!("requests failed:\n{printed}");
+/// Posts one body again and again.
+struct Load {
+    body: PathBuf,
+    script: PathBuf,
+    log: PathBuf,
+}
+
+impl Load {
+    fn new(at: &Path, body: &str) -> Result<Self> {
+        let load = Self { body: at.join("body.json"), script: at.join("post.lua"), log: at.join("h2load.log") };
+        fs::write(&load.body, body)?;
+        let lua = format!(
+            "wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\nwrk.body = [==[{body}]==]\n"
+        );
+        fs::write(&load.script, lua)?;
+        Ok(load)
     }
-    let after = |label: &str| {
-        let line = printed.lines().find_map(|line| line.trim().strip_prefix(label));
-        line.map(|value| value.trim().to_owned()).with_context(|| format!("wrk printed no {label}:\n{printed}"))
-    };
-    Ok(Run {
-        requests: after("Requests/sec:")?.parse()?,
-        p50: millis(&after("50%")?)?,
-        p99: millis(&after("99%")?)?,
-        cpu,
-    })
+
+    fn run(&self, server: &mut Server, protocol: Protocol) -> Result<Run> {
+        let before = server.ticks()?;
+        let run = match protocol {
+            Protocol::Http2 => self.h2load(server.port)?,
+            Protocol::Http1 => self.wrk(server.port)?,
+        };
+        Ok(Run { cpu: (server.ticks()? - before) / f64::from(SECONDS), ..run })
+    }
+
+    fn wrk(&self, port: u16) -> Result<Run> {
+        let mut command = Command::new("taskset");
+        command.args(["-c", LOAD_CORE, "wrk", "-t1", "--latency"]).arg(format!("-c{IN_FLIGHT}"));
+        command.arg(format!("-d{SECONDS}s")).arg("-s").arg(&self.script).arg(url(port));
+        let printed = output(command, "wrk (Debian package wrk)")?;
+        if printed.contains("Non-2xx") || printed.contains("Socket errors") {
+            bail!("requests failed:\n{printed}");
+        }
+        let requests = after(&printed, "Requests/sec:")?.parse()?;
+        Ok(Run { requests, p50: millis(&after(&printed, "50%")?)?, p99: millis(&after(&printed, "99%")?)?, cpu: 0.0 })
+    }
+
+    fn h2load(&self, port: u16) -> Result<Run> {
+        let _ = fs::remove_file(&self.log);
+        let mut command = Command::new("taskset");
+        command.args(["-c", LOAD_CORE, "h2load", "-t1", "-c2", "-m"]).arg((IN_FLIGHT / 2).to_string());
+        command.arg("-D").arg(SECONDS.to_string()).arg("-d").arg(&self.body);
+        command.args(["-H", "content-type: application/json"]).arg("--log-file").arg(&self.log).arg(url(port));
+        let printed = output(command, "h2load (Debian package nghttp2-client)")?;
+        if !printed.contains(" 0 failed, 0 errored, 0 timeout") {
+            bail!("requests failed:\n{printed}");
+        }
+        let finished = after(&printed, "finished in")?;
+        let requests = finished.split_whitespace().nth(1).context("h2load printed no rate")?.parse()?;
+        // A line a request: when it began, its status, and microseconds to its answer.
+        let log = fs::read_to_string(&self.log)?;
+        let mut took: Vec<f64> = log.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse().ok()).collect();
+        took.sort_by(f64::total_cmp);
+        let percentile = |part: usize| took.get(took.len() * part / 100).copied().unwrap_or(f64::NAN) / 1000.0;
+        Ok(Run { requests, p50: percentile(50), p99: percentile(99), cpu: 0.0 })
+    }
+}
+
+fn url(port: u16) -> String {
+    format!("https://127.0.0.1:{port}/mutate-pod")
+}
+
+fn output(mut command: Command, needed: &str) -> Result<String> {
+    let output = command.output()?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{needed} is needed:\n{printed}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(printed)
+}
+
+fn after(printed: &str, label: &str) -> Result<String> {
+    let line = printed.lines().find_map(|line| line.trim().strip_prefix(label));
+    line.map(|value| value.trim().to_owned()).with_context(|| format!("no {label} in:\n{printed}"))
 }
 
 /// A duration as wrk prints it, in milliseconds.
