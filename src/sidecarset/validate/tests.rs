@@ -371,6 +371,18 @@ fn wrong_patch(#[case] change: Value, #[case] expected: &[&str]) {
 }
 
 #[rstest]
+#[case::meta_4_a_word("on", true)]
+#[case::meta_4_null("null", true)]
+#[case::meta_4_an_array("[1]", false)]
+#[case::meta_4_an_object("{}", false)]
+#[case::meta_5_nested_too_deeply(&"[".repeat(1000), true)]
+fn a_value_that_can_never_be_merged_is_told(#[case] value: &str, #[case] told: bool) {
+    let at = ["spec.patchPodMetadata[0].annotations[ok/a]"];
+    let change = patches(json!([{"annotations": {"ok/a": value}, "patchPolicy": "MergePatchJson"}]));
+    warns(change, if told { &at } else { &[] });
+}
+
+#[rstest]
 #[case::of_a_rule_for_all(patches(json!([{"annotations": {"ok/a": ""}}])))]
 #[case::ssv_31_of_a_rule_for_its_label(
     merged(metadata(json!({"labels": {"team": "mesh"}})), patches(json!([{"annotations": {"mesh/a": "", "ok/b": ""}}])))
