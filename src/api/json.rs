@@ -79,9 +79,16 @@ impl Unknown {
         }
     }
 
-    /// Dotted paths of the members, for a message.
-    pub fn paths(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|(path, _)| print(path))
+    /// The ways to the members.
+    pub fn paths(&self) -> impl Iterator<Item = &[Step]> {
+        self.0.iter().map(|(path, _)| path.as_slice())
+    }
+
+    /// Forgets the member at `path`; whether there was one.
+    pub fn remove(&mut self, path: &[Step]) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(unknown, _)| unknown != path);
+        self.0.len() < before
     }
 
     /// Whether there is an unknown member directly below `path`.
@@ -125,7 +132,8 @@ fn push(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
     steps
 }
 
-fn print(path: &[Step]) -> String {
+/// The dotted path of a member, for a message.
+pub fn print(path: &[Step]) -> String {
     use fmt::Write as _;
     let mut out = String::new();
     for step in path {

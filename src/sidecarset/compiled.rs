@@ -13,7 +13,7 @@ use super::records::Record;
 use super::resources::{Policy, PolicyError};
 use super::revision::{Hashes, revision_name};
 use crate::api::IntOrString;
-use crate::api::container::{SidecarContainer, TransferEnvVar};
+use crate::api::container::{OWN_MEMBERS, SidecarContainer, TransferEnvVar};
 use crate::api::json::{Step, Unknown};
 use crate::api::meta::LabelSelector;
 use crate::api::names;
@@ -487,14 +487,7 @@ fn core_members(entry: &SidecarContainer, unknown: &Unknown) -> Map<String, Valu
     let mut value = json!(entry);
     unknown.restore(&mut value);
     let Value::Object(mut members) = value else { return Map::new() };
-    for own in [
-        "podInjectPolicy",
-        "upgradeStrategy",
-        "shareVolumePolicy",
-        "shareVolumeDevicePolicy",
-        "transferEnv",
-        "resourcesPolicy",
-    ] {
+    for own in OWN_MEMBERS {
         members.remove(own);
     }
     members
