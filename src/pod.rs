@@ -225,8 +225,7 @@ impl<'a> Metadata<'a> {
 
     /// All annotations.
     pub fn annotations(&self) -> Result<Pairs<'a>, PodError> {
-        let Some(text) = self.annotations else { return Ok(Pairs::default()) };
-        Pairs::scan(&mut Scanner::new(text)).map_err(|error| PodError::new("annotations", &error))
+        self.annotations.map_or_else(|| Ok(Pairs::default()), Pairs::parse)
     }
 
     /// Whether the object has a map of annotations, be it empty.
@@ -480,6 +479,11 @@ impl<'a> Pairs<'a> {
             Ok::<_, ScanError>(())
         })?;
         Ok(Self(pairs))
+    }
+
+    /// Reads an object of strings.
+    pub fn parse(json: &'a str) -> Result<Self, PodError> {
+        Self::scan(&mut Scanner::new(json)).map_err(|error| PodError::new("annotations", &error))
     }
 
     /// The value of a key. The last of several counts, as in the reference.

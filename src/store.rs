@@ -39,7 +39,7 @@ struct Revision {
     created: String,
     spec: SidecarSetSpec,
     unknown: Unknown,
-    hashes: Option<Hashes>,
+    hashes: Hashes,
 }
 
 /// Everything admission needs, immutable.
@@ -62,6 +62,11 @@ impl Objects {
             white_list: None,
             revisions: BTreeMap::new(),
         }
+    }
+
+    /// Namespace of the operator.
+    pub fn operator_namespace(&self) -> &str {
+        &self.operator_namespace
     }
 
     /// Applies a SidecarSet in either version, as a create or, when there is one of its name, an update. Nothing changes
@@ -114,14 +119,24 @@ impl Objects {
         if namespace != self.operator_namespace {
             return Ok(());
         }
-        let mut spec = document["data"]["spec"].clone();
+        let mut spec = match &document["data"]["spec"] {
+            Value::Null => return Err(Problem { field: String::new(), message: "has no data.spec".to_owned() }),
+            spec => spec.clone(),
+        };
         if let Some(members) = spec.as_object_mut() {
             members.remove("$patch");
         }
-        let (spec, unknown) = decode::<SidecarSetSpec>(&mut spec)
-            .map_err(|error| Problem { field: format!("data.spec.{}", error.path), message: error.message })?;
-        let annotation = |key: &str| metadata["annotations"][key].as_str().map(str::to_owned);
-        let hashes = annotation(names::HASH).zip(annotation(names::HASH_WITHOUT_IMAGE));
+        let (spec, unknown) = decode::<SidecarSetSpec>(&spec).map_err(|error| {
+            let separator = if error.path.is_empty() { "" } else { "." };
+            Problem { field: format!("data.spec{separator}{}", error.path), message: error.message }
+        })?;
+        let mut hashes = Hashes::of(&spec);
+        // REV-4: what its annotations say counts, each for itself.
+        for (key, hash) in [(names::HASH, &mut hashes.full), (names::HASH_WITHOUT_IMAGE, &mut hashes.without_image)] {
+            if let Some(text) = metadata["annotations"][key].as_str().filter(|text| !text.is_empty()) {
+                text.clone_into(hash);
+            }
+        }
         let revision = Revision {
             set: set.to_owned(),
             custom_version: metadata["labels"][names::CUSTOM_VERSION].as_str().map(str::to_owned),
@@ -129,7 +144,7 @@ impl Objects {
             created: metadata["creationTimestamp"].as_str().unwrap_or_default().to_owned(),
             spec,
             unknown: unknown.under("spec"),
-            hashes: hashes.map(|(full, without_image)| Hashes { full, without_image }),
+            hashes,
         };
         self.revisions.insert(name, revision);
         Ok(())
@@ -163,12 +178,7 @@ impl Objects {
             }
         };
         let (name, revision) = found.ok_or_else(|| missing(wanted))?;
-        Ok(Restored {
-            name: name.clone(),
-            spec: &revision.spec,
-            unknown: &revision.unknown,
-            hashes: revision.hashes.clone(),
-        })
+        Ok(Restored { name: name.clone(), spec: &revision.spec, unknown: &revision.unknown, hashes: &revision.hashes })
     }
 }
 
@@ -201,5 +211,56 @@ impl Snapshot {
     /// A namespace with what is known of it.
     pub fn namespace<'a>(&'a self, name: &'a str) -> Namespace<'a> {
         Namespace { name, labels: self.namespaces.get(name) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    #[rstest]
+    #[case::no_data(json!({}), "has no data.spec")]
+    #[case::no_spec(json!({"data": {"spec": null}}), "has no data.spec")]
+    #[case::no_object(json!({"data": {"spec": 1}}), "data.spec: invalid type: integer `1`, expected struct SidecarSetSpec")]
+    #[case::wrong_member(
+        json!({"data": {"spec": {"volumes": 1}}}),
+        "data.spec.volumes: invalid type: integer `1`, expected a sequence"
+    )]
+    fn a_revision_that_cannot_be_restored_is_told_rev_4(#[case] mut document: Value, #[case] message: &str) {
+        document["metadata"] = json!({"name": "a-1", "labels": {names::REVISION_OF: "a"}});
+        let problem = Objects::new(names::DEFAULT_NAMESPACE).apply_revision(&document).unwrap_err();
+        assert_eq!(problem.to_string(), message);
+    }
+
+    fn hashes(annotations: &Value) -> Hashes {
+        let mut objects = Objects::new(names::DEFAULT_NAMESPACE);
+        let metadata = json!({"name": "a-1", "labels": {names::REVISION_OF: "a"}, "annotations": annotations});
+        objects.apply_revision(&json!({"metadata": metadata, "data": {"spec": {"containers": []}}})).unwrap();
+        objects.revisions["a-1"].hashes.clone()
+    }
+
+    #[rstest]
+    #[case::both(Some("x"), Some("y"), Some("x"), Some("y"))]
+    #[case::only_one(Some("x"), None, Some("x"), None)]
+    #[case::only_the_other(None, Some("y"), None, Some("y"))]
+    #[case::an_empty_one_is_none(Some(""), Some("y"), None, Some("y"))]
+    fn each_hash_of_a_revision_is_its_annotation_or_computed_rev_4(
+        #[case] full: Option<&str>,
+        #[case] without_image: Option<&str>,
+        #[case] expected_full: Option<&str>,
+        #[case] expected_without: Option<&str>,
+    ) {
+        let computed = hashes(&Value::Null);
+        assert_eq!((computed.full.len(), computed.without_image.len()), (64, 64));
+        assert_eq!(
+            hashes(&json!({names::HASH: full, names::HASH_WITHOUT_IMAGE: without_image})),
+            Hashes {
+                full: expected_full.unwrap_or(&computed.full).to_owned(),
+                without_image: expected_without.unwrap_or(&computed.without_image).to_owned(),
+            }
+        );
     }
 }

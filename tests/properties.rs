@@ -583,8 +583,8 @@ proptest! {
         let selected = |judged: Vec<(&outrigger::sidecarset::compiled::Compiled, Verdict<'_>)>| -> Vec<String> {
             judged.into_iter().filter(|(_, verdict)| *verdict == Verdict::Selected).map(|(set, _)| set.name.clone()).collect()
         };
-        let all = selected(select(snapshot.sidecarsets().iter(), labels, namespace));
-        let found = selected(select(snapshot.candidates(labels), labels, namespace));
+        let all = selected(select(snapshot.sidecarsets().iter(), &pod.metadata, namespace));
+        let found = selected(select(snapshot.candidates(labels), &pod.metadata, namespace));
         prop_assert_eq!(found, all);
         let candidates: Vec<&str> = snapshot.candidates(labels).map(|set| set.name.as_str()).collect();
         let distinct: BTreeSet<&str> = candidates.iter().copied().collect();

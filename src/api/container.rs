@@ -238,6 +238,16 @@ wire! {
     }
 }
 
+/// The members of an entry that no pod ever sees (INJ-5).
+pub const OWN_MEMBERS: [&str; 6] = [
+    "podInjectPolicy",
+    "upgradeStrategy",
+    "shareVolumePolicy",
+    "shareVolumeDevicePolicy",
+    "transferEnv",
+    "resourcesPolicy",
+];
+
 impl SidecarContainer {
     /// Whether this entry of `initContainers` keeps running beside the containers.
     pub fn is_native_sidecar(&self) -> bool {

@@ -4,7 +4,7 @@
 //! containers, then bring along volumes and secrets. Annotations are written by `records`, once everything is placed.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::compiled::{Content, Fragment, Paths, Template, Transfer, TransferSource};
 use super::resources::ResourcesError;
@@ -367,14 +367,19 @@ fn variables(expr: &str) -> impl Iterator<Item = &str> {
 
 /// VOL-1 and VOL-3: the pod's volume wins over one of the same name, aloud when the two differ.
 fn add_volumes<'a>(spec: &Spec<'a>, chosen: &[Chosen<'a>], edits: &mut Edits<'a>, facts: &mut impl Recorder) {
-    let own = spec.volumes.iter().flatten();
-    let mut present: HashMap<&str, &str> = own.map(|volume| (&*volume.name, volume.raw)).collect();
+    // Searched from end to end for each volume of a set: sets have few, and nobody but their author can change that.
+    let own = spec.volumes.as_deref().unwrap_or_default();
+    let mut added: Vec<&Fragment> = Vec::new();
     for Chosen { set, content } in chosen {
         for index in used_volumes(content) {
-            let Fragment { name, json } = &content.volumes[index];
-            let outcome = match present.get(name.as_str()) {
+            let volume = &content.volumes[index];
+            let Fragment { name, json } = volume;
+            let theirs = own.iter().find(|volume| volume.name == *name).map(|volume| volume.raw);
+            let there =
+                theirs.or_else(|| added.iter().find(|other| other.name == *name).map(|other| other.json.as_str()));
+            let outcome = match there {
                 None => {
-                    present.insert(name, json);
+                    added.push(volume);
                     edits.volumes.push(json);
                     VolumeOutcome::Added
                 }

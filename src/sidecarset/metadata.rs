@@ -1,7 +1,7 @@
 //! Annotations that SidecarSets patch into a pod (META).
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::value::RawValue;
@@ -53,65 +53,79 @@ fn patch_one<'a>(policy: &str, before: Option<&str>, value: &'a str) -> (Option<
     }
 }
 
-type Members<'a> = BTreeMap<String, &'a RawValue>;
-
 /// RFC 7386 on texts: what the patch does not touch keeps its spelling (META-4).
 pub fn merge(before: &str, patch: &str) -> Result<String, &'static str> {
-    let parse = |text| serde_json::from_str::<&RawValue>(text).ok().map(RawValue::get).filter(|text| *text != "null");
-    let before = parse(before).ok_or("the pod's value is not JSON, or is null")?;
-    let patch = parse(patch).ok_or("the value of the SidecarSet is not JSON, or is null")?;
-    match (members(before), members(patch)) {
-        (Some(before), Some(patch)) => Ok(merge_objects(&before, patch)),
-        (None, Some(_)) => Ok(without_nulls(patch)),
-        (_, None) if patch.starts_with('[') => Ok(without_nulls(patch)),
-        (_, None) => Err("the value of the SidecarSet is neither an object nor an array"),
+    let patch = read_patch(patch)?;
+    let before = Node::parse(before).map_err(|unreadable| match unreadable {
+        Unreadable::Syntax => "the pod's value is not JSON",
+        Unreadable::TooDeep => "the pod's value is nested too deeply",
+    })?;
+    let mut out = String::new();
+    match (&before.kind, &patch.kind) {
+        (Kind::Null, _) => return Err("the pod's value is null"),
+        (Kind::Object(old), Kind::Object(new)) => merge_objects(old, new, &mut out),
+        _ => without_nulls(&patch, &mut out),
+    }
+    Ok(out)
+}
+
+/// Whether a value can be merged into what a pod carries already.
+pub(super) fn check_patch(patch: &str) -> Result<(), &'static str> {
+    read_patch(patch).map(|_| ())
+}
+
+fn read_patch(patch: &str) -> Result<Node<'_>, &'static str> {
+    match Node::parse(patch) {
+        Ok(patch) if matches!(patch.kind, Kind::Object(_) | Kind::Array(_)) => Ok(patch),
+        Ok(_) => Err("the value of the SidecarSet is neither an object nor an array"),
+        Err(Unreadable::Syntax) => Err("the value of the SidecarSet is not JSON"),
+        Err(Unreadable::TooDeep) => Err("the value of the SidecarSet is nested too deeply"),
     }
 }
 
-fn merge_objects(before: &Members<'_>, patch: Members<'_>) -> String {
-    let mut merged: BTreeMap<String, String> =
-        before.iter().map(|(key, value)| (key.clone(), compact(value.get()))).collect();
-    for (key, value) in patch {
-        let value = value.get();
-        if value == "null" {
-            merged.remove(&key);
+fn merge_objects(before: &Members<'_>, patch: &Members<'_>, out: &mut String) {
+    let keys: BTreeSet<&str> = before.keys().chain(patch.keys()).map(|key| &**key).collect();
+    let mut separator = "{";
+    for key in keys {
+        let (old, new) = (before.get(key), patch.get(key));
+        if new.is_some_and(|new| matches!(new.kind, Kind::Null)) {
             continue;
         }
-        let both = before.get(&key).and_then(|old| Some((members(old.get())?, members(value)?)));
-        let new = match both {
-            Some((old, new)) => merge_objects(&old, new),
-            None => without_nulls(value),
-        };
-        merged.insert(key, new);
+        let _ = write!(out, "{separator}{}:", json::text(&key));
+        separator = ",";
+        match (old, new) {
+            (Some(Node { kind: Kind::Object(old), .. }), Some(Node { kind: Kind::Object(new), .. })) => {
+                merge_objects(old, new, out);
+            }
+            (_, Some(new)) => without_nulls(new, out),
+            (Some(old), None) => compact(old.text, out),
+            (None, None) => {}
+        }
     }
-    print_object(&merged)
+    out.push_str(if separator == "{" { "{}" } else { "}" });
 }
 
-/// The text with sorted keys and without the null members of its objects.
-fn without_nulls(text: &str) -> String {
-    if let Some(members) = members(text) {
-        let kept = members.into_iter().filter(|(_, value)| value.get() != "null");
-        return print_object(&kept.map(|(key, value)| (key, without_nulls(value.get()))).collect());
+/// The value with sorted keys and without the null members of its objects.
+fn without_nulls(node: &Node<'_>, out: &mut String) {
+    match &node.kind {
+        // Into nothing, an object merges as itself without its nulls.
+        Kind::Object(members) => merge_objects(&Members::new(), members, out),
+        Kind::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                without_nulls(item, out);
+            }
+            out.push(']');
+        }
+        Kind::Null | Kind::Scalar => compact(node.text, out),
     }
-    if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(text) {
-        let items: Vec<String> = items.iter().map(|item| without_nulls(item.get())).collect();
-        return format!("[{}]", items.join(","));
-    }
-    compact(text)
-}
-
-fn members(text: &str) -> Option<Members<'_>> {
-    if text.starts_with('{') { serde_json::from_str(text).ok() } else { None }
-}
-
-fn print_object(members: &BTreeMap<String, String>) -> String {
-    let members: Vec<String> = members.iter().map(|(key, value)| format!("{}:{value}", json::text(key))).collect();
-    format!("{{{}}}", members.join(","))
 }
 
 /// The text without white space, and safe inside HTML.
-fn compact(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
+fn compact(text: &str, out: &mut String) {
     let mut in_string = false;
     let mut escaped = false;
     for c in text.chars() {
@@ -128,7 +142,132 @@ fn compact(text: &str) -> String {
         escaped = in_string && c == '\\' && !escaped;
         out.push(c);
     }
-    out
+}
+
+// === reading ===
+
+/// How deep an annotation's JSON may nest: rules go down level by level, and a pod's owner chooses its annotations.
+const DEPTH_LIMIT: usize = 64;
+
+/// A JSON value that knows its spelling.
+struct Node<'a> {
+    text: &'a str,
+    kind: Kind<'a>,
+}
+
+enum Kind<'a> {
+    Null,
+    Scalar,
+    Array(Vec<Node<'a>>),
+    Object(Members<'a>),
+}
+
+type Members<'a> = BTreeMap<Cow<'a, str>, Node<'a>>;
+
+/// A text that is not made into a [`Node`].
+#[derive(Debug, PartialEq, Eq)]
+enum Unreadable {
+    Syntax,
+    TooDeep,
+}
+
+impl<'a> Node<'a> {
+    fn parse(text: &'a str) -> Result<Self, Unreadable> {
+        // Judges the syntax without recursion; what follows only finds where values begin and end.
+        let text = serde_json::from_str::<&RawValue>(text).map_err(|_| Unreadable::Syntax)?.get();
+        Reader { text, at: 0 }.node(DEPTH_LIMIT)
+    }
+}
+
+/// Walks over a text that is JSON, once.
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn node(&mut self, levels: usize) -> Result<Node<'a>, Unreadable> {
+        let start = self.at;
+        let kind = match self.peek()? {
+            b'{' | b'[' if levels == 0 => return Err(Unreadable::TooDeep),
+            b'{' => {
+                let mut members = Members::new();
+                self.list(b'}', |reader| {
+                    let key = reader.key()?;
+                    reader.skip(|byte| byte == b':' || byte.is_ascii_whitespace());
+                    members.insert(key, reader.node(levels - 1)?);
+                    Ok(())
+                })?;
+                Kind::Object(members)
+            }
+            b'[' => {
+                let mut items = Vec::new();
+                self.list(b']', |reader| {
+                    items.push(reader.node(levels - 1)?);
+                    Ok(())
+                })?;
+                Kind::Array(items)
+            }
+            b'"' => {
+                self.string()?;
+                Kind::Scalar
+            }
+            first => {
+                self.skip(|byte| !matches!(byte, b',' | b']' | b'}') && !byte.is_ascii_whitespace());
+                if first == b'n' { Kind::Null } else { Kind::Scalar }
+            }
+        };
+        Ok(Node { text: self.since(start)?, kind })
+    }
+
+    fn list(&mut self, close: u8, mut item: impl FnMut(&mut Self) -> Result<(), Unreadable>) -> Result<(), Unreadable> {
+        self.at += 1;
+        loop {
+            self.skip(|byte| byte == b',' || byte.is_ascii_whitespace());
+            if self.peek()? == close {
+                self.at += 1;
+                return Ok(());
+            }
+            item(self)?;
+        }
+    }
+
+    fn key(&mut self) -> Result<Cow<'a, str>, Unreadable> {
+        let literal = self.string()?;
+        if literal.contains('\\') {
+            return serde_json::from_str(literal).map(Cow::Owned).map_err(|_| Unreadable::Syntax);
+        }
+        Ok(Cow::Borrowed(literal.trim_matches('"')))
+    }
+
+    /// A string with its quotes.
+    fn string(&mut self) -> Result<&'a str, Unreadable> {
+        let start = self.at;
+        self.at += 1;
+        loop {
+            match self.peek()? {
+                b'\\' => self.at += 2,
+                b'"' => break,
+                _ => self.at += 1,
+            }
+        }
+        self.at += 1;
+        self.since(start)
+    }
+
+    fn skip(&mut self, what: impl Fn(u8) -> bool) {
+        while self.peek().is_ok_and(&what) {
+            self.at += 1;
+        }
+    }
+
+    fn peek(&self) -> Result<u8, Unreadable> {
+        self.text.as_bytes().get(self.at).copied().ok_or(Unreadable::Syntax)
+    }
+
+    fn since(&self, start: usize) -> Result<&'a str, Unreadable> {
+        self.text.get(start..self.at).ok_or(Unreadable::Syntax)
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +288,14 @@ mod tests {
     #[case::html_is_escaped(r#"{"x":"<a & \"b\">"}"#, "{}", r#"{"x":"\u003ca \u0026 \"b\"\u003e"}"#)]
     #[case::not_an_object_is_replaced_by_one("[1, 2]", r#"{"a":1,"b":null}"#, r#"{"a":1}"#)]
     #[case::an_array_replaces(r#"{"a":1}"#, "[1, 2]", "[1,2]")]
+    #[case::goes_down_into_both(
+        r#"{"a": {"b": {"y": 1, "x": 2}, "c": 0}}"#,
+        r#"{"a": {"c": null, "d": [ ]}}"#,
+        r#"{"a":{"b":{"y":1,"x":2},"d":[]}}"#
+    )]
+    #[case::keys_are_compared_as_what_they_say(r#"{"\u0061\"": 1}"#, r#"{"a\"": 2, "é": "ü"}"#, r#"{"a\"":2,"é":"ü"}"#)]
+    #[case::the_last_of_a_key_wins(r#"{"a":1,"a":2}"#, "{}", r#"{"a":2}"#)]
+    #[case::nothing_is_left(r#" {"a":1} "#, r#"{"a":null}"#, "{}")]
     fn a_merge(#[case] before: &str, #[case] patch: &str, #[case] merged: &str) {
         assert_eq!(merge(before, patch).unwrap(), merged);
     }
@@ -161,6 +308,18 @@ mod tests {
     #[case::the_patch_is_a_bare_string("{}", "\"x\"")]
     fn there_is_no_merge_when(#[case] before: &str, #[case] patch: &str) {
         assert!(merge(before, patch).is_err());
+    }
+
+    /// META-5: who owns a pod must not be able to end the server with one annotation.
+    #[rstest]
+    #[case::at_the_limit(DEPTH_LIMIT, true)]
+    #[case::beyond_the_limit(DEPTH_LIMIT + 1, false)]
+    #[case::far_beyond_it(100_000, false)]
+    fn a_merge_goes_only_so_deep(#[case] depth: usize, #[case] merges: bool) {
+        let nested = "[".repeat(depth) + &"]".repeat(depth);
+        assert_eq!(merge(&nested, "{}").is_ok(), merges);
+        assert_eq!(merge("{}", &nested).is_ok(), merges);
+        assert_eq!(check_patch(&nested).is_ok(), merges);
     }
 
     #[rstest]

@@ -9,8 +9,8 @@ use std::fmt;
 use super::compiled::{Compiled, Content, Pinned, RevisionError};
 use crate::api::IntOrString;
 use crate::facts::{Fact, Recorder, RevisionChoice};
-use crate::pod::Pairs;
-use crate::selector::{Operator, Requirement, Selector};
+use crate::pod::{Metadata, Pairs};
+use crate::selector::{Operator, Requirement, Selector, SelectorError};
 
 /// The namespace of a pod, with its labels when it is known.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,8 @@ pub struct Namespace<'a> {
 pub enum Verdict<'a> {
     /// It applies.
     Selected,
+    /// The pod is being deleted, and nothing applies to it (MATCH-2).
+    PodGoingAway,
     /// Injection is paused (MATCH-4).
     Paused,
     /// The namespace does not meet this term of `namespaceSelector`.
@@ -49,12 +51,29 @@ pub struct Chosen<'a> {
     pub content: &'a Content,
 }
 
-/// The revision for a pod cannot be decided; the pod is refused (REV-2, REV-8).
+/// What decides between two revisions where a rollout leaves it to chance (REV-8).
+#[derive(Clone, Debug, Default)]
+pub struct Draw {
+    /// Drawn evenly from 0 up to, not including, 1, for each set on its own.
+    pub chance: f64,
+    /// The revision that the pod carries already: it is not drawn for twice.
+    pub recorded: Option<String>,
+}
+
+/// The revision for a pod cannot be decided; the pod is refused (REV-2, REV-7, REV-8).
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// There is no such revision.
     #[error(transparent)]
     Revision(#[from] RevisionError),
+    /// A selector of the rollout that cannot be read.
+    #[error("SidecarSet {set}: updateStrategy.selector: {reason}, so no revision can be chosen")]
+    UpdateSelector {
+        /// Name of the set.
+        set: String,
+        /// What is wrong with it.
+        reason: SelectorError,
+    },
     /// A partition that is text, but no percentage.
     #[error(
         "SidecarSet {set}: updateStrategy.partition {partition:?} is not a percentage, so no revision can be chosen"
@@ -87,14 +106,18 @@ pub fn judge<'a>(set: &'a Compiled, labels: &Pairs<'_>, namespace: Namespace<'_>
     }
 }
 
-/// Judges all candidates. In the result those that apply stand in the order in which they are injected: sets that name
+/// Judges all candidates for a pod. In the result those that apply stand in the order in which they are injected: sets that name
 /// the pod's namespace first, then those of the whole cluster, each group by name (MATCH-8).
 pub fn select<'a>(
     candidates: impl Iterator<Item = &'a Compiled>,
-    labels: &Pairs<'_>,
+    pod: &Metadata<'_>,
     namespace: Namespace<'_>,
 ) -> Vec<(&'a Compiled, Verdict<'a>)> {
-    let mut judged: Vec<_> = candidates.map(|set| (set, judge(set, labels, namespace))).collect();
+    let labels = &pod.labels;
+    // MATCH-2. Differs: `status` is ignored, since the API server resets it after admission.
+    let is_going_away = pod.is_going_away;
+    let verdict = |set| if is_going_away { Verdict::PodGoingAway } else { judge(set, labels, namespace) };
+    let mut judged: Vec<_> = candidates.map(|set| (set, verdict(set))).collect();
     let takeovers: Vec<(&str, &str)> = judged
         .iter()
         .filter(|(_, verdict)| *verdict == Verdict::Selected)
@@ -111,20 +134,20 @@ pub fn select<'a>(
     judged
 }
 
-/// What a set that applies injects: its current spec, or the revision it pins (REV-1, REV-5 … REV-8). `chance` is drawn
-/// evenly from 0 up to, not including, 1.
+/// What a set that applies injects: its current spec, or the revision it pins (REV-1, REV-5 … REV-8). `draw` is asked
+/// only for a set that leaves its revision to chance.
 pub fn choose<'a>(
     set: &'a Compiled,
     labels: &Pairs<'_>,
-    chance: f64,
+    draw: impl FnOnce() -> Draw,
     facts: &mut impl Recorder,
 ) -> Result<Chosen<'a>, SelectError> {
     let Some(pinned) = &set.pinned else { return Ok(Chosen { set, content: &set.current }) };
     // A revision that cannot be had refuses the pod even where the current spec would be injected (REV-2 before REV-5).
     let specified = pinned.content.as_ref().map_err(Clone::clone)?;
-    let why = choose_revision(set, pinned, labels, chance)?;
+    let why = choose_revision(set, pinned, specified, labels, draw)?;
     let content = match why {
-        RevisionChoice::NoPercentage | RevisionChoice::DrawnCurrent => &set.current,
+        RevisionChoice::NoPercentage | RevisionChoice::DrawnCurrent | RevisionChoice::RecordedCurrent => &set.current,
         _ => specified,
     };
     facts.record(|| Fact::Revision { set: set.name.clone(), revision: content.revision.clone(), why });
@@ -134,8 +157,9 @@ pub fn choose<'a>(
 fn choose_revision(
     set: &Compiled,
     pinned: &Pinned,
+    specified: &Content,
     labels: &Pairs<'_>,
-    chance: f64,
+    draw: impl FnOnce() -> Draw,
 ) -> Result<RevisionChoice, SelectError> {
     if pinned.update_paused {
         return Ok(RevisionChoice::UpdatePaused);
@@ -143,22 +167,35 @@ fn choose_revision(
     if !pinned.partial {
         return Ok(RevisionChoice::Always);
     }
-    if pinned.update_selector.as_ref().is_some_and(|selector| selector.mismatch(labels).is_some()) {
+    let unreadable =
+        |reason: &SelectorError| SelectError::UpdateSelector { set: set.name.clone(), reason: reason.clone() };
+    let selector = pinned.update_selector.as_ref().map_err(unreadable)?;
+    if selector.as_ref().is_some_and(|selector| selector.mismatch(labels).is_some()) {
         return Ok(RevisionChoice::OutsideUpdateSelector);
     }
     let Some(IntOrString::String(text)) = &pinned.partition else { return Ok(RevisionChoice::NoPercentage) };
     let percentage = text.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
-    match percentage {
-        None => Err(SelectError::Partition { set: set.name.clone(), partition: text.clone() }),
-        Some(percentage) if chance <= percentage / 100.0 => Ok(RevisionChoice::DrawnRevision),
-        Some(_) => Ok(RevisionChoice::DrawnCurrent),
-    }
+    let unreadable = || SelectError::Partition { set: set.name.clone(), partition: text.clone() };
+    let percentage = percentage.ok_or_else(unreadable)?;
+    let Draw { chance, recorded } = draw();
+    let carries = |content: &Content| recorded.as_ref().is_some_and(|revision| *revision == content.revision);
+    // Differs: REV-8. The reference draws again when a pod is admitted a second time.
+    Ok(if carries(specified) {
+        RevisionChoice::RecordedRevision
+    } else if carries(&set.current) {
+        RevisionChoice::RecordedCurrent
+    } else if chance <= percentage / 100.0 {
+        RevisionChoice::DrawnRevision
+    } else {
+        RevisionChoice::DrawnCurrent
+    })
 }
 
 impl fmt::Display for Verdict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Selected => write!(f, "applies"),
+            Self::PodGoingAway => write!(f, "does not apply: the pod is being deleted"),
             Self::Paused => write!(f, "does not apply: spec.injectionStrategy.paused is true"),
             Self::NamespaceNotSelected(term) => {
                 write!(f, "does not apply: the namespace's labels do not meet spec.namespaceSelector ({term})")
@@ -214,5 +251,87 @@ impl Index {
     pub fn candidates<'i, 'l>(&'i self, labels: &'l Pairs<'l>) -> impl Iterator<Item = usize> + use<'i, 'l> {
         let found = self.by_label.iter().filter_map(|(key, by_value)| by_value.get(labels.get(key)?));
         self.others.iter().chain(found.flatten()).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::api::json::Unknown;
+    use crate::api::sidecarset::{SidecarSet, SidecarSetSpec};
+    use crate::facts::Everything;
+    use crate::pod::Pod;
+    use crate::sidecarset::compiled::Restored;
+    use crate::sidecarset::revision::Hashes;
+
+    /// The set `mesh`, with `mesh-2` as its current and `mesh-1` as its pinned revision.
+    fn pinned(policy: &str, update: &Value) -> Compiled {
+        let set: SidecarSet = serde_json::from_value(json!({
+            "metadata": {"name": "mesh"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "web"}},
+                "updateStrategy": update,
+                "injectionStrategy": {"revision": {"revisionName": "mesh-1", "policy": policy}},
+            },
+            "status": {"latestRevision": "mesh-2"},
+        }))
+        .unwrap();
+        let (spec, unknown, hashes) = (SidecarSetSpec::default(), Unknown::default(), Hashes::default());
+        let restore = |_: &_| Ok(Restored { name: "mesh-1".into(), spec: &spec, unknown: &unknown, hashes: &hashes });
+        Compiled::new(&set, &unknown, restore).unwrap()
+    }
+
+    fn labels() -> Pairs<'static> {
+        Pairs::parse(r#"{"app":"web"}"#).unwrap()
+    }
+
+    fn revision(set: &Compiled, draw: Draw) -> Result<String, SelectError> {
+        choose(set, &labels(), || draw, &mut Everything::default()).map(|chosen| chosen.content.revision.clone())
+    }
+
+    #[rstest]
+    #[case::is_alive("{}", false)]
+    #[case::is_being_deleted(r#"{"metadata":{"deletionTimestamp":"2026-03-04T05:06:07Z"}}"#, true)]
+    fn nothing_applies_to_a_pod_that_is_going_away_match_2(#[case] pod: &str, #[case] going_away: bool) {
+        let set = pinned("Always", &Value::Null);
+        let pod = Pod::parse(pod).unwrap();
+        let judged = select([&set].into_iter(), &pod.metadata, Namespace { name: "default", labels: None });
+        assert_eq!(judged[0].1 == Verdict::PodGoingAway, going_away, "{:?}", judged[0].1);
+    }
+
+    #[test]
+    fn an_unreadable_update_selector_refuses_only_the_pods_that_ask_it_rev_7() {
+        let update = json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}});
+        assert_eq!(revision(&pinned("Always", &update), Draw::default()).unwrap(), "mesh-1");
+        let error = revision(&pinned("Partial", &update), Draw::default()).unwrap_err().to_string();
+        assert!(error.starts_with("SidecarSet mesh: updateStrategy.selector: `Like` is not"), "{error}");
+    }
+
+    #[rstest]
+    #[case::drawn_below_the_percentage(0.29, None, "mesh-1")]
+    #[case::drawn_above_it(0.31, None, "mesh-2")]
+    #[case::carries_the_pinned_one(0.99, Some("mesh-1"), "mesh-1")]
+    #[case::carries_the_current_one(0.0, Some("mesh-2"), "mesh-2")]
+    #[case::carries_one_that_is_no_candidate(0.29, Some("mesh-0"), "mesh-1")]
+    fn a_pod_keeps_the_revision_that_was_drawn_for_it_rev_8(
+        #[case] chance: f64,
+        #[case] recorded: Option<&str>,
+        #[case] expected: &str,
+    ) {
+        let set = pinned("Partial", &json!({"partition": "30%"}));
+        assert_eq!(revision(&set, Draw { chance, recorded: recorded.map(str::to_owned) }).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_record_counts_only_where_a_revision_is_drawn_rev_8() {
+        let draw = || Draw { chance: 0.0, recorded: Some("mesh-2".to_owned()) };
+        assert_eq!(revision(&pinned("Always", &json!({"partition": "30%"})), draw()).unwrap(), "mesh-1");
+        assert_eq!(revision(&pinned("Partial", &json!({"partition": 3})), draw()).unwrap(), "mesh-2");
+        let error = revision(&pinned("Partial", &json!({"partition": "half"})), draw()).unwrap_err();
+        assert!(matches!(error, SelectError::Partition { .. }), "{error}");
     }
 }

@@ -17,6 +17,7 @@ use crate::api::meta::LabelSelector;
 use crate::api::names::{CONFIGURATION, PATCH_WHITE_LIST};
 use crate::api::sidecarset::SidecarSet;
 use crate::selector::Selector;
+use crate::sidecarset::metadata::check_patch;
 
 /// The white list as it is stored.
 #[derive(Default, Deserialize)]
@@ -60,8 +61,14 @@ pub(super) fn check(report: &mut Report<'_>, set: &SidecarSet, around: &Surround
             report.error(&at.member("annotations"), "is required");
         }
         check_annotations(report, &at.member("annotations"), &patch.annotations);
-        for key in patch.annotations.keys() {
+        for (key, value) in &patch.annotations {
             let at = at.member("annotations").key(key);
+            // META-4, META-5: stored by the reference, which then refuses every pod that has a value.
+            if patch.patch_policy == "MergePatchJson"
+                && let Err(reason) = check_patch(value)
+            {
+                report.warn(&at, format!("is never merged into the value of a pod: {reason}"));
+            }
             if let Some(expressions) = &allowed
                 && !expressions.iter().any(|expression| expression.is_match(key))
             {
@@ -84,9 +91,8 @@ pub(super) fn check(report: &mut Report<'_>, set: &SidecarSet, around: &Surround
 /// The expressions of all rules that count for a SidecarSet with these labels (SSV-31).
 fn allowed_keys(white_list: Option<&str>, labels: &BTreeMap<String, String>) -> Result<Vec<Regex>, String> {
     let Some(text) = white_list else { return Ok(Vec::new()) };
-    let mut document: Value = serde_json::from_str(text).map_err(|error| format!("is not valid JSON: {error}"))?;
-    let (list, _) =
-        json::decode::<WhiteList>(&mut document).map_err(|error| format!("is not a list of rules: {error}"))?;
+    let document: Value = serde_json::from_str(text).map_err(|error| format!("is not valid JSON: {error}"))?;
+    let (list, _) = json::decode::<WhiteList>(&document).map_err(|error| format!("is not a list of rules: {error}"))?;
     let mut expressions = Vec::new();
     for (index, rule) in list.rules.iter().enumerate() {
         let selector = rule.selector.as_ref().map(Selector::try_from).transpose();

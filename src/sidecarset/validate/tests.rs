@@ -86,8 +86,8 @@ fn canary(base: &str, change: Value) -> Value {
 }
 
 fn decoded(change: Value) -> (SidecarSet, Unknown) {
-    let mut document = merged(fine(), change);
-    let (mut set, unknown) = json::decode(&mut document).unwrap();
+    let document = merged(fine(), change);
+    let (mut set, unknown) = json::decode(&document).unwrap();
     defaults::apply(&mut set, &unknown);
     (set, unknown)
 }
@@ -368,6 +368,18 @@ fn odd_strategy(#[case] change: Value, #[case] expected: &[&str]) {
 )]
 fn wrong_patch(#[case] change: Value, #[case] expected: &[&str]) {
     refuses(change, expected);
+}
+
+#[rstest]
+#[case::meta_4_a_word("on", true)]
+#[case::meta_4_null("null", true)]
+#[case::meta_4_an_array("[1]", false)]
+#[case::meta_4_an_object("{}", false)]
+#[case::meta_5_nested_too_deeply(&"[".repeat(1000), true)]
+fn a_value_that_can_never_be_merged_is_told(#[case] value: &str, #[case] told: bool) {
+    let at = ["spec.patchPodMetadata[0].annotations[ok/a]"];
+    let change = patches(json!([{"annotations": {"ok/a": value}, "patchPolicy": "MergePatchJson"}]));
+    warns(change, if told { &at } else { &[] });
 }
 
 #[rstest]
