@@ -247,7 +247,7 @@ mod tests {
         let text = annotation(None, &record("x"), &[], &mut Everything::default());
         let revision_in = |text: &str, set| {
             let annotations = serde_json::json!({names::HASH: text}).to_string();
-            revision(&Pairs::parse(&annotations).unwrap(), set).map(|revision| revision.to_string())
+            revision(&Pairs::parse(&annotations).unwrap(), set)
         };
         assert_eq!(revision_in(&text, "mesh").as_deref(), Some("mesh-6c7"));
         assert_eq!(revision_in(&text, "other"), None);
