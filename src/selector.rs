@@ -49,7 +49,7 @@ pub enum Operator {
 }
 
 /// A selector that cannot be compiled.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorError {
     /// The operator is none of the four.
     #[error("`{operator}` is not an operator of label selectors; use In, NotIn, Exists or DoesNotExist (key `{key}`)")]

@@ -51,8 +51,8 @@ pub struct Pinned {
     pub partial: bool,
     /// `updateStrategy.paused`.
     pub update_paused: bool,
-    /// `updateStrategy.selector`.
-    pub update_selector: Option<Selector>,
+    /// `updateStrategy.selector`, or what is wrong with it: that concerns only pods that are chosen by it (REV-7).
+    pub update_selector: Result<Option<Selector>, SelectorError>,
     /// `updateStrategy.partition`.
     pub partition: Option<IntOrString>,
 }
@@ -82,22 +82,32 @@ pub enum RevisionError {
 
 /// A SidecarSet that cannot be compiled; validation refuses such a one before.
 #[derive(Debug, thiserror::Error)]
-pub enum CompileError {
+#[error("SidecarSet {set}: {fault}")]
+pub struct CompileError {
+    /// Name of the set.
+    pub set: String,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+/// What is wrong with a spec that cannot be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
     /// A label selector.
-    #[error("{field}: {source}")]
+    #[error("{field}: {reason}")]
     Selector {
         /// Path of the selector.
         field: &'static str,
         /// What is wrong with it.
-        source: SelectorError,
+        reason: SelectorError,
     },
     /// A resources policy.
-    #[error("container {container}: {source}")]
+    #[error("container {container}: {reason}")]
     Resources {
         /// Name of the entry.
         container: String,
         /// What is wrong with the policy.
-        source: PolicyError,
+        reason: Box<PolicyError>,
     },
 }
 
@@ -237,6 +247,11 @@ impl Compiled {
         unknown: &Unknown,
         restore: impl FnOnce(&InjectionRevision) -> Result<Restored<'a>, RevisionError>,
     ) -> Result<Self, CompileError> {
+        Self::compile(set, unknown, Pinned::new(set, restore))
+            .map_err(|fault| CompileError { set: set.metadata.name.clone(), fault })
+    }
+
+    fn compile(set: &SidecarSet, unknown: &Unknown, pinned: Option<Pinned>) -> Result<Self, Fault> {
         let spec = &set.spec;
         let hashes = Hashes::of(spec);
         Ok(Self {
@@ -247,13 +262,13 @@ impl Compiled {
             namespace_selector: compile_selector("spec.namespaceSelector", spec.namespace_selector.as_ref())?,
             named_namespaces: spec.namespace_selector.as_ref().and_then(named_namespaces),
             current: Content::new(&set.metadata.name, spec, unknown, &hashes, latest_revision(set))?,
-            pinned: Pinned::new(set, restore)?,
+            pinned,
         })
     }
 }
 
-fn compile_selector(field: &'static str, selector: Option<&LabelSelector>) -> Result<Option<Selector>, CompileError> {
-    selector.map(Selector::try_from).transpose().map_err(|source| CompileError::Selector { field, source })
+fn compile_selector(field: &'static str, selector: Option<&LabelSelector>) -> Result<Option<Selector>, Fault> {
+    selector.map(Selector::try_from).transpose().map_err(|reason| Fault::Selector { field, reason })
 }
 
 fn latest_revision(set: &SidecarSet) -> String {
@@ -275,26 +290,26 @@ impl Pinned {
     fn new<'a>(
         set: &SidecarSet,
         restore: impl FnOnce(&InjectionRevision) -> Result<Restored<'a>, RevisionError>,
-    ) -> Result<Option<Self>, CompileError> {
-        let Some(revision) = &set.spec.injection_strategy.revision else { return Ok(None) };
+    ) -> Option<Self> {
+        let revision = set.spec.injection_strategy.revision.as_ref()?;
         if revision.custom_version.is_none() && revision.revision_name.is_none() {
-            return Ok(None);
+            return None;
         }
         let update = &set.spec.update_strategy;
         let content = restore(revision).and_then(|restored| {
             let hashes = restored.hashes.unwrap_or_else(|| Hashes::of(restored.spec));
             let Restored { name, spec, unknown, .. } = restored;
-            Content::new(&set.metadata.name, spec, unknown, &hashes, name.clone()).map_err(|error| {
-                RevisionError::Broken { set: set.metadata.name.clone(), revision: name, reason: error.to_string() }
+            Content::new(&set.metadata.name, spec, unknown, &hashes, name.clone()).map_err(|fault| {
+                RevisionError::Broken { set: set.metadata.name.clone(), revision: name, reason: fault.to_string() }
             })
         });
-        Ok(Some(Self {
+        Some(Self {
             content,
             partial: revision.policy == "Partial",
             update_paused: update.paused,
-            update_selector: compile_selector("spec.updateStrategy.selector", update.selector.as_ref())?,
+            update_selector: update.selector.as_ref().map(Selector::try_from).transpose(),
             partition: update.partition.clone(),
-        }))
+        })
     }
 }
 
@@ -307,7 +322,7 @@ impl Content {
         unknown: &Unknown,
         hashes: &Hashes,
         revision: String,
-    ) -> Result<Self, CompileError> {
+    ) -> Result<Self, Fault> {
         let volumes = fragments(&spec.volumes, |volume| &volume.name, unknown, "volumes");
         let pull_secrets = fragments(&spec.image_pull_secrets, |secret| &secret.name, unknown, "imagePullSecrets");
         let init = spec.init_containers.as_deref().unwrap_or_default();
@@ -349,7 +364,7 @@ impl Content {
         pair: bool,
         may_compute: bool,
         unknown: &Unknown,
-    ) -> Result<Vec<Template>, CompileError> {
+    ) -> Result<Vec<Template>, Fault> {
         self.own_names.insert(entry.name.clone());
         if !pair {
             return Ok(vec![Template::new(entry, index, None, may_compute, unknown, &self.volumes)?]);
@@ -396,7 +411,7 @@ impl Template {
         may_compute: bool,
         unknown: &Unknown,
         volumes: &[Fragment],
-    ) -> Result<Self, CompileError> {
+    ) -> Result<Self, Fault> {
         let mut members = core_members(entry, unknown);
         let mut env = list(members.remove("env"));
         env.push(json!({"name": names::IS_INJECTED, "value": "true"}));
@@ -406,7 +421,7 @@ impl Template {
         let resources = policy
             .map(Policy::new)
             .transpose()
-            .map_err(|source| CompileError::Resources { container: entry.name.clone(), source })?;
+            .map_err(|reason| Fault::Resources { container: entry.name.clone(), reason: Box::new(reason) })?;
         if resources.is_some() {
             members.remove("resources");
         }
@@ -561,5 +576,21 @@ impl TransferSource {
             }
             _ => Self::Unusable(path.to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_that_cannot_be_compiled_is_named() {
+        let set = serde_json::from_value(json!({
+            "metadata": {"name": "mesh"},
+            "spec": {"containers": [{"name": "x", "resourcesPolicy": {"targetContainersNameRegex": "["}}]},
+        }));
+        let error =
+            Compiled::new(&set.unwrap(), &Unknown::default(), |_| unreachable!("nothing is pinned")).unwrap_err();
+        assert!(error.to_string().starts_with("SidecarSet mesh: container x: resourcesPolicy."), "{error}");
     }
 }

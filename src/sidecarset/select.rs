@@ -10,7 +10,7 @@ use super::compiled::{Compiled, Content, Pinned, RevisionError};
 use crate::api::IntOrString;
 use crate::facts::{Fact, Recorder, RevisionChoice};
 use crate::pod::Pairs;
-use crate::selector::{Operator, Requirement, Selector};
+use crate::selector::{Operator, Requirement, Selector, SelectorError};
 
 /// The namespace of a pod, with its labels when it is known.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +49,20 @@ pub struct Chosen<'a> {
     pub content: &'a Content,
 }
 
-/// The revision for a pod cannot be decided; the pod is refused (REV-2, REV-8).
+/// The revision for a pod cannot be decided; the pod is refused (REV-2, REV-7, REV-8).
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// There is no such revision.
     #[error(transparent)]
     Revision(#[from] RevisionError),
+    /// A selector of the rollout that cannot be read.
+    #[error("SidecarSet {set}: updateStrategy.selector: {reason}, so no revision can be chosen")]
+    UpdateSelector {
+        /// Name of the set.
+        set: String,
+        /// What is wrong with it.
+        reason: SelectorError,
+    },
     /// A partition that is text, but no percentage.
     #[error(
         "SidecarSet {set}: updateStrategy.partition {partition:?} is not a percentage, so no revision can be chosen"
@@ -143,7 +151,10 @@ fn choose_revision(
     if !pinned.partial {
         return Ok(RevisionChoice::Always);
     }
-    if pinned.update_selector.as_ref().is_some_and(|selector| selector.mismatch(labels).is_some()) {
+    let unreadable =
+        |reason: &SelectorError| SelectError::UpdateSelector { set: set.name.clone(), reason: reason.clone() };
+    let selector = pinned.update_selector.as_ref().map_err(unreadable)?;
+    if selector.as_ref().is_some_and(|selector| selector.mismatch(labels).is_some()) {
         return Ok(RevisionChoice::OutsideUpdateSelector);
     }
     let Some(IntOrString::String(text)) = &pinned.partition else { return Ok(RevisionChoice::NoPercentage) };
@@ -214,5 +225,49 @@ impl Index {
     pub fn candidates<'i, 'l>(&'i self, labels: &'l Pairs<'l>) -> impl Iterator<Item = usize> + use<'i, 'l> {
         let found = self.by_label.iter().filter_map(|(key, by_value)| by_value.get(labels.get(key)?));
         self.others.iter().chain(found.flatten()).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::json::Unknown;
+    use crate::api::sidecarset::{SidecarSet, SidecarSetSpec};
+    use crate::facts::Everything;
+    use crate::sidecarset::compiled::Restored;
+
+    /// The set `mesh`, with `mesh-2` as its current and `mesh-1` as its pinned revision.
+    fn pinned(policy: &str, update: &Value) -> Compiled {
+        let set: SidecarSet = serde_json::from_value(json!({
+            "metadata": {"name": "mesh"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "web"}},
+                "updateStrategy": update,
+                "injectionStrategy": {"revision": {"revisionName": "mesh-1", "policy": policy}},
+            },
+            "status": {"latestRevision": "mesh-2"},
+        }))
+        .unwrap();
+        let (spec, unknown) = (SidecarSetSpec::default(), Unknown::default());
+        let restore = |_: &_| Ok(Restored { name: "mesh-1".into(), spec: &spec, unknown: &unknown, hashes: None });
+        Compiled::new(&set, &unknown, restore).unwrap()
+    }
+
+    fn labels() -> Pairs<'static> {
+        serde_json::from_str(r#"{"app":"web"}"#).unwrap()
+    }
+
+    fn revision(set: &Compiled, chance: f64) -> Result<String, SelectError> {
+        choose(set, &labels(), chance, &mut Everything::default()).map(|chosen| chosen.content.revision.clone())
+    }
+
+    #[test]
+    fn an_unreadable_update_selector_refuses_only_the_pods_that_ask_it_rev_7() {
+        let update = json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}});
+        assert_eq!(revision(&pinned("Always", &update), 0.5).unwrap(), "mesh-1");
+        let error = revision(&pinned("Partial", &update), 0.5).unwrap_err().to_string();
+        assert!(error.starts_with("SidecarSet mesh: updateStrategy.selector: `Like` is not"), "{error}");
     }
 }
