@@ -132,6 +132,10 @@ pub enum RevisionChoice {
     DrawnRevision,
     /// Policy `Partial`, drawn by the partition's percentage: the current spec.
     DrawnCurrent,
+    /// Policy `Partial`, drawn when the pod was admitted before: the revision.
+    RecordedRevision,
+    /// Policy `Partial`, drawn when the pod was admitted before: the current spec.
+    RecordedCurrent,
 }
 
 /// Where a container was put.
@@ -230,8 +234,24 @@ impl fmt::Display for Fact {
                     RevisionChoice::NoPercentage => {
                         write!(f, "the current one; policy Partial without a percentage as partition")
                     }
-                    RevisionChoice::DrawnRevision => write!(f, "named by injectionStrategy; drawn by the partition"),
-                    RevisionChoice::DrawnCurrent => write!(f, "the current one; drawn by the partition"),
+                    RevisionChoice::DrawnRevision => {
+                        write!(
+                            f,
+                            "named by injectionStrategy; drawn by the partition, another pod may get the current one"
+                        )
+                    }
+                    RevisionChoice::DrawnCurrent => {
+                        write!(
+                            f,
+                            "the current one; drawn by the partition, another pod may get the one of injectionStrategy"
+                        )
+                    }
+                    RevisionChoice::RecordedRevision => {
+                        write!(f, "named by injectionStrategy; the pod was injected with it before")
+                    }
+                    RevisionChoice::RecordedCurrent => {
+                        write!(f, "the current one; the pod was injected with it before")
+                    }
                 }
             }
             Self::Container { set, list, entry, name, placed } => {

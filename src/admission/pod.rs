@@ -11,7 +11,7 @@ use crate::launch::{self, LaunchError};
 use crate::pod::{List, Pairs, Pod, PodError};
 use crate::readiness;
 use crate::sidecarset::inject::{self, InjectError, Target};
-use crate::sidecarset::select::{self, Chosen, SelectError, Verdict};
+use crate::sidecarset::select::{self, Chosen, Draw, SelectError, Verdict};
 use crate::sidecarset::{metadata, records};
 use crate::store::Snapshot;
 
@@ -20,7 +20,8 @@ use crate::store::Snapshot;
 pub struct Ambient {
     /// The time.
     pub now: Timestamp,
-    /// Random bits, for a generated name (PRI-8) and a partial revision (REV-8).
+    /// Random bits, for a generated name (PRI-8) and a partial revision (REV-8). Zero stands for no draw at all: every
+    /// set then gets the middle, as if 0.5 had been drawn.
     pub random: u64,
 }
 
@@ -103,13 +104,47 @@ fn choose<'a>(
     let selected = judged.into_iter().filter(|(_, verdict)| *verdict == Verdict::Selected);
     let mut chosen = Vec::new();
     for (set, _) in selected {
-        chosen.push(select::choose(set, labels, chance(ambient.random), facts)?);
+        let draw = || Draw {
+            chance: chance(ambient.random, &set.name),
+            // Annotations that cannot be read refuse the pod further on.
+            recorded: pod.metadata.annotations().ok().and_then(|own| records::revision(&own, &set.name)),
+        };
+        chosen.push(select::choose(set, labels, draw, facts)?);
     }
     Ok(chosen)
 }
 
-/// A number from 0 up to, not including, 1.
+/// A number from 0 up to, not including, 1. Each set draws its own: a pod that gets the old revision of one is as likely
+/// as any to get the new one of another.
 #[expect(clippy::cast_precision_loss, reason = "53 bits are what a double holds")]
-fn chance(random: u64) -> f64 {
-    (random >> 11) as f64 / (1_u64 << 53) as f64
+fn chance(random: u64, set: &str) -> f64 {
+    if random == 0 {
+        return 0.5;
+    }
+    // FNV-1a tells the sets apart; the finalizer of SplitMix64 spreads that over all bits.
+    let seed = set
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut bits = seed ^ random;
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^= bits >> 31;
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_draws_evenly_and_on_its_own_rev_8() {
+        let both = |a: &str, b: &str| (1..=4000).filter(|n| chance(*n, a) < 0.5 && chance(*n, b) < 0.5).count();
+        assert!((1850..2150).contains(&both("mesh", "mesh")), "half of the pods: {}", both("mesh", "mesh"));
+        assert!((900..1100).contains(&both("mesh", "logs")), "half of these: {}", both("mesh", "logs"));
+    }
+
+    #[test]
+    fn without_a_draw_every_set_gets_the_middle() {
+        assert!((chance(0, "mesh") - 0.5).abs() < f64::EPSILON);
+    }
 }

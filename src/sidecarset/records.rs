@@ -59,6 +59,13 @@ impl Record {
     }
 }
 
+/// The revision of a set that a pod was injected with, as far as its record says.
+pub fn revision(annotations: &Pairs<'_>, set: &str) -> Option<String> {
+    let entries: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(annotations.get(names::HASH)?).ok()?;
+    let entry: Entry<'_> = serde_json::from_str(entries.get(set)?.get()).ok()?;
+    Some(entry.controller_revision.into_owned()).filter(|revision| !revision.is_empty())
+}
+
 /// Writes the record of this injection. Call it last: META cannot overwrite it (ANN-8), and a set that changed nothing
 /// keeps the time of its first injection.
 pub fn write<'a>(
@@ -216,6 +223,19 @@ mod tests {
             r#"{"mesh":{"updateTimestamp":"2026-03-04T05:06:07Z","hash":"4vz5","sidecarSetName":"mesh","sidecarList":["proxy"],"controllerRevision":"mesh-6c7"}}"#
         );
         assert!(!record("4vz5").without_image.contains("controllerRevision"), "ANN-4");
+    }
+
+    #[test]
+    fn a_revision_is_read_back_from_its_record() {
+        let text = annotation(None, &record("x"), &[], &mut Everything::default());
+        let revision_in = |text: &str, set| {
+            let annotations = serde_json::json!({names::HASH: text}).to_string();
+            revision(&serde_json::from_str(&annotations).unwrap(), set)
+        };
+        assert_eq!(revision_in(&text, "mesh").as_deref(), Some("mesh-6c7"));
+        assert_eq!(revision_in(&text, "other"), None);
+        assert_eq!(revision_in(r#"{"mesh":"legacy"}"#, "mesh"), None);
+        assert_eq!(revision_in("garbage", "mesh"), None);
     }
 
     #[test]

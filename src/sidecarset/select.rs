@@ -49,6 +49,15 @@ pub struct Chosen<'a> {
     pub content: &'a Content,
 }
 
+/// What decides between two revisions where a rollout leaves it to chance (REV-8).
+#[derive(Clone, Debug, Default)]
+pub struct Draw {
+    /// Drawn evenly from 0 up to, not including, 1, for each set on its own.
+    pub chance: f64,
+    /// The revision that the pod carries already: it is not drawn for twice.
+    pub recorded: Option<String>,
+}
+
 /// The revision for a pod cannot be decided; the pod is refused (REV-2, REV-7, REV-8).
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
@@ -119,20 +128,20 @@ pub fn select<'a>(
     judged
 }
 
-/// What a set that applies injects: its current spec, or the revision it pins (REV-1, REV-5 … REV-8). `chance` is drawn
-/// evenly from 0 up to, not including, 1.
+/// What a set that applies injects: its current spec, or the revision it pins (REV-1, REV-5 … REV-8). `draw` is asked
+/// only for a set that leaves its revision to chance.
 pub fn choose<'a>(
     set: &'a Compiled,
     labels: &Pairs<'_>,
-    chance: f64,
+    draw: impl FnOnce() -> Draw,
     facts: &mut impl Recorder,
 ) -> Result<Chosen<'a>, SelectError> {
     let Some(pinned) = &set.pinned else { return Ok(Chosen { set, content: &set.current }) };
     // A revision that cannot be had refuses the pod even where the current spec would be injected (REV-2 before REV-5).
     let specified = pinned.content.as_ref().map_err(Clone::clone)?;
-    let why = choose_revision(set, pinned, labels, chance)?;
+    let why = choose_revision(set, pinned, specified, labels, draw)?;
     let content = match why {
-        RevisionChoice::NoPercentage | RevisionChoice::DrawnCurrent => &set.current,
+        RevisionChoice::NoPercentage | RevisionChoice::DrawnCurrent | RevisionChoice::RecordedCurrent => &set.current,
         _ => specified,
     };
     facts.record(|| Fact::Revision { set: set.name.clone(), revision: content.revision.clone(), why });
@@ -142,8 +151,9 @@ pub fn choose<'a>(
 fn choose_revision(
     set: &Compiled,
     pinned: &Pinned,
+    specified: &Content,
     labels: &Pairs<'_>,
-    chance: f64,
+    draw: impl FnOnce() -> Draw,
 ) -> Result<RevisionChoice, SelectError> {
     if pinned.update_paused {
         return Ok(RevisionChoice::UpdatePaused);
@@ -159,11 +169,20 @@ fn choose_revision(
     }
     let Some(IntOrString::String(text)) = &pinned.partition else { return Ok(RevisionChoice::NoPercentage) };
     let percentage = text.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
-    match percentage {
-        None => Err(SelectError::Partition { set: set.name.clone(), partition: text.clone() }),
-        Some(percentage) if chance <= percentage / 100.0 => Ok(RevisionChoice::DrawnRevision),
-        Some(_) => Ok(RevisionChoice::DrawnCurrent),
-    }
+    let unreadable = || SelectError::Partition { set: set.name.clone(), partition: text.clone() };
+    let percentage = percentage.ok_or_else(unreadable)?;
+    let Draw { chance, recorded } = draw();
+    let carries = |content: &Content| recorded.as_ref().is_some_and(|revision| *revision == content.revision);
+    // Differs: REV-8. The reference draws again when a pod is admitted a second time.
+    Ok(if carries(specified) {
+        RevisionChoice::RecordedRevision
+    } else if carries(&set.current) {
+        RevisionChoice::RecordedCurrent
+    } else if chance <= percentage / 100.0 {
+        RevisionChoice::DrawnRevision
+    } else {
+        RevisionChoice::DrawnCurrent
+    })
 }
 
 impl fmt::Display for Verdict<'_> {
@@ -232,6 +251,8 @@ impl Index {
 mod tests {
     use serde_json::{Value, json};
 
+    use rstest::rstest;
+
     use super::*;
     use crate::api::json::Unknown;
     use crate::api::sidecarset::{SidecarSet, SidecarSetSpec};
@@ -259,15 +280,39 @@ mod tests {
         serde_json::from_str(r#"{"app":"web"}"#).unwrap()
     }
 
-    fn revision(set: &Compiled, chance: f64) -> Result<String, SelectError> {
-        choose(set, &labels(), chance, &mut Everything::default()).map(|chosen| chosen.content.revision.clone())
+    fn revision(set: &Compiled, draw: Draw) -> Result<String, SelectError> {
+        choose(set, &labels(), || draw, &mut Everything::default()).map(|chosen| chosen.content.revision.clone())
     }
 
     #[test]
     fn an_unreadable_update_selector_refuses_only_the_pods_that_ask_it_rev_7() {
         let update = json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}});
-        assert_eq!(revision(&pinned("Always", &update), 0.5).unwrap(), "mesh-1");
-        let error = revision(&pinned("Partial", &update), 0.5).unwrap_err().to_string();
+        assert_eq!(revision(&pinned("Always", &update), Draw::default()).unwrap(), "mesh-1");
+        let error = revision(&pinned("Partial", &update), Draw::default()).unwrap_err().to_string();
         assert!(error.starts_with("SidecarSet mesh: updateStrategy.selector: `Like` is not"), "{error}");
+    }
+
+    #[rstest]
+    #[case::drawn_below_the_percentage(0.29, None, "mesh-1")]
+    #[case::drawn_above_it(0.31, None, "mesh-2")]
+    #[case::carries_the_pinned_one(0.99, Some("mesh-1"), "mesh-1")]
+    #[case::carries_the_current_one(0.0, Some("mesh-2"), "mesh-2")]
+    #[case::carries_one_that_is_no_candidate(0.29, Some("mesh-0"), "mesh-1")]
+    fn a_pod_keeps_the_revision_that_was_drawn_for_it_rev_8(
+        #[case] chance: f64,
+        #[case] recorded: Option<&str>,
+        #[case] expected: &str,
+    ) {
+        let set = pinned("Partial", &json!({"partition": "30%"}));
+        assert_eq!(revision(&set, Draw { chance, recorded: recorded.map(str::to_owned) }).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_record_counts_only_where_a_revision_is_drawn_rev_8() {
+        let draw = || Draw { chance: 0.0, recorded: Some("mesh-2".to_owned()) };
+        assert_eq!(revision(&pinned("Always", &json!({"partition": "30%"})), draw()).unwrap(), "mesh-1");
+        assert_eq!(revision(&pinned("Partial", &json!({"partition": 3})), draw()).unwrap(), "mesh-2");
+        let error = revision(&pinned("Partial", &json!({"partition": "half"})), draw()).unwrap_err();
+        assert!(matches!(error, SelectError::Partition { .. }), "{error}");
     }
 }
