@@ -62,32 +62,52 @@ struct Subject {
     pod: Value,
 }
 
+/// What is said about one document. A document that cannot be admitted never ends the run.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Answer {
+    /// What was asked for.
+    text: Option<String>,
+    /// What else there is to say.
+    remarks: Vec<String>,
+    /// Whether the pod is refused, or something is wrong with the document.
+    failed: bool,
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let snapshot = load(args)?;
     let mut documents = Vec::new();
     for file in &args.filename {
         documents.extend(read(file)?);
     }
-    let mut failed = false;
-    let mut subjects = 0;
+    let (mut failed, mut pods) = (false, false);
+    let mut separator = None;
     for document in documents {
-        let origin = document.origin.to_string();
-        match Subject::new(document, &args.namespace) {
-            Ok(Some(subject)) => {
-                subjects += 1;
-                failed |= !subject.inject(&snapshot, args.output, subjects == 1)?;
-            }
-            Ok(None) => say_error(&format!("{origin}: holds no pod, skipped")),
-            Err(error) => {
-                failed = true;
-                say_error(&format!("{origin}: {error:#}"));
-            }
+        let answer = answer(document, &snapshot, args);
+        for remark in &answer.remarks {
+            say_error(remark);
         }
+        if let Some(text) = &answer.text {
+            separator.into_iter().for_each(say);
+            say(text);
+            separator = Some("---").filter(|_| args.output == Output::Yaml);
+        }
+        failed |= answer.failed;
+        pods |= answer.text.is_some();
     }
-    if subjects == 0 && !failed {
+    if !pods && !failed {
         bail!("there is no pod and no pod template in {}", list(&args.filename));
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn answer(document: Document, snapshot: &Snapshot, args: &Args) -> Answer {
+    let origin = document.origin.to_string();
+    let answer = match Subject::new(document, &args.namespace) {
+        Ok(Some(subject)) => subject.inject(snapshot, args.output),
+        Ok(None) => Ok(Answer { remarks: vec![format!("{origin}: holds no pod, skipped")], ..Answer::default() }),
+        Err(error) => Err(error),
+    };
+    answer.unwrap_or_else(|error| Answer { text: None, remarks: vec![format!("{origin}: {error:#}")], failed: true })
 }
 
 fn load(args: &Args) -> anyhow::Result<Snapshot> {
@@ -143,12 +163,13 @@ impl Subject {
         Ok(Some(Self { title: format!("pod of {title}"), namespace, pod }))
     }
 
-    /// Admits the pod and prints what was asked for; false when it is refused.
-    fn inject(&self, snapshot: &Snapshot, output: Output, is_first: bool) -> anyhow::Result<bool> {
+    /// Admits the pod.
+    fn inject(&self, snapshot: &Snapshot, output: Output) -> anyhow::Result<Answer> {
         let text = self.pod.to_string();
-        let pod = Pod::parse(&text).with_context(|| self.title.clone())?;
+        let pod = Pod::parse(&text)?;
         let mut facts = Everything::default();
-        // Offline output is reproducible: names that are drawn at admission are always the same here.
+        // Offline output is reproducible: nothing is drawn. A made name is always the same, and a revision that is left
+        // to chance is the one that more than half of the pods get (REV-8).
         let ambient = Ambient { now: now(), random: 0 };
         let patch = mutate(&pod, &self.namespace, snapshot, &ambient, &mut facts);
 
@@ -163,35 +184,27 @@ impl Subject {
                 verdicts: verdicts.into_iter().map(|(set, verdict)| (set.name.as_str(), verdict)).collect(),
                 result: patch.as_ref().map(|_| facts.0).map_err(ToString::to_string),
             };
-            say(explanation.to_string().trim_end());
-            return Ok(patch.is_ok());
+            let text = explanation.to_string().trim_end().to_owned();
+            return Ok(Answer { text: Some(text), remarks: Vec::new(), failed: patch.is_err() });
         }
         let patch = match patch {
             Ok(patch) => patch.unwrap_or_else(|| "[]".to_owned()),
             Err(refusal) => {
-                say_error(&format!("{}: refused: {refusal}", self.title));
-                return Ok(false);
+                let remarks = vec![format!("{}: refused: {refusal}", self.title)];
+                return Ok(Answer { text: None, remarks, failed: true });
             }
         };
-        for warning in facts.0.iter().filter(|fact| fact.is_warning()) {
-            say_error(&format!("warning: {}: {warning}", self.title));
-        }
+        let warnings = facts.0.iter().filter(|fact| fact.is_warning());
+        let remarks = warnings.map(|warning| format!("warning: {}: {warning}", self.title)).collect();
         let patch: json_patch::Patch = serde_json::from_str(&patch).context("the patch cannot be read back")?;
-        if output == Output::Patch {
-            say(&serde_json::to_string_pretty(&patch)?);
-            return Ok(true);
-        }
         let mut injected = self.pod.clone();
         json_patch::patch(&mut injected, &patch).context("the patch does not fit the pod")?;
-        if output == Output::Json {
-            say(&serde_json::to_string_pretty(&injected)?);
-        } else {
-            if !is_first {
-                say("---");
-            }
-            say(serde_saphyr::to_string(&injected)?.trim_end());
-        }
-        Ok(true)
+        let text = match output {
+            Output::Patch => serde_json::to_string_pretty(&patch)?,
+            Output::Json => serde_json::to_string_pretty(&injected)?,
+            Output::Yaml | Output::Explain => serde_saphyr::to_string(&injected)?.trim_end().to_owned(),
+        };
+        Ok(Answer { text: Some(text), remarks, failed: false })
     }
 }
 
@@ -226,4 +239,75 @@ fn pod_of(template: &Map<String, Value>, workload: &Document) -> Value {
 fn now() -> Timestamp {
     #[expect(clippy::disallowed_methods, reason = "the edge: time enters here")]
     Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::store::Objects;
+
+    fn args(output: Output) -> Args {
+        Args {
+            filename: Vec::new(),
+            sidecarsets: PathBuf::new(),
+            namespace: "default".to_owned(),
+            output,
+            operator: Operator { operator_namespace: names::DEFAULT_NAMESPACE.to_owned() },
+        }
+    }
+
+    fn documents(text: &str) -> Vec<Document> {
+        manifest::parse(text, Path::new("pods.yaml")).unwrap()
+    }
+
+    /// `mesh`, of which `percentage` of the pods get the revision `mesh-1`.
+    fn snapshot(percentage: &str) -> Snapshot {
+        let mut objects = Objects::new(names::DEFAULT_NAMESPACE);
+        let container = json!([{"name": "proxy", "image": "envoy:1"}]);
+        let labels = json!({names::REVISION_OF: "mesh"});
+        let revision =
+            json!({"metadata": {"name": "mesh-1", "labels": labels}, "data": {"spec": {"containers": container}}});
+        objects.apply_revision(&revision).unwrap();
+        let findings = objects.apply_sidecarset(json!({
+            "apiVersion": names::V1BETA1,
+            "metadata": {"name": "mesh"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "web"}},
+                "containers": container,
+                "updateStrategy": {"type": "NotUpdate", "partition": percentage},
+                "injectionStrategy": {"revision": {"revisionName": "mesh-1", "policy": "Partial"}},
+            },
+        }));
+        assert_eq!(findings.errors, []);
+        objects.snapshot().unwrap()
+    }
+
+    const WEB: &str =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec: {containers: [{name: app}]}\n";
+
+    #[rstest]
+    #[case::to_none("0%", "the current one; drawn by the partition")]
+    #[case::to_some("49%", "the current one; drawn by the partition")]
+    #[case::to_most("51%", "revision mesh-1, named by injectionStrategy; drawn by the partition")]
+    #[case::to_all("100%", "revision mesh-1, named by injectionStrategy; drawn by the partition")]
+    fn offline_a_pod_gets_the_revision_that_most_pods_get_rev_8(#[case] percentage: &str, #[case] told: &str) {
+        let document = documents(WEB).remove(0);
+        let text = answer(document, &snapshot(percentage), &args(Output::Explain)).text.unwrap();
+        assert!(text.contains(told), "{text}");
+    }
+
+    #[test]
+    fn a_document_that_is_wrong_does_not_keep_the_others_from_being_injected() {
+        let wrong = "apiVersion: v1\nkind: Pod\nmetadata: {name: bad, labels: [a]}\n---\n";
+        let snapshot = snapshot("0%");
+        let answers: Vec<Answer> = documents(&format!("{wrong}{WEB}"))
+            .into_iter()
+            .map(|document| answer(document, &snapshot, &args(Output::Patch)))
+            .collect();
+        assert!(answers[0].failed && answers[0].text.is_none());
+        assert!(answers[0].remarks[0].starts_with("pods.yaml: Pod bad: "), "{:?}", answers[0].remarks);
+        assert!(!answers[1].failed && answers[1].text.as_ref().unwrap().contains("proxy"), "{:?}", answers[1]);
+    }
 }
