@@ -64,6 +64,11 @@ impl Objects {
         }
     }
 
+    /// Namespace of the operator.
+    pub fn operator_namespace(&self) -> &str {
+        &self.operator_namespace
+    }
+
     /// Applies a SidecarSet in either version, as a create or, when there is one of its name, an update. Nothing changes
     /// when there are errors.
     pub fn apply_sidecarset(&mut self, document: Value) -> Findings {

@@ -3,6 +3,7 @@
 //! SidecarSets are judged in the order of file names and of documents in a file, as if applied one after the other.
 //! Namespaces, ConfigMaps and ControllerRevisions are there before the first of them, wherever they stand.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,7 @@ pub fn load(directory: &Path, operator_namespace: &str) -> Loaded {
             Vec::new()
         }
     };
+    loaded.note_replaced(&documents);
     let (sets, rest): (Vec<Document>, Vec<Document>) =
         documents.into_iter().partition(|document| document.group() == names::GROUP && document.kind == "SidecarSet");
     for document in rest {
@@ -101,6 +103,29 @@ impl Loaded {
         documents
     }
 
+    /// An object that stands twice is applied twice, as `kubectl apply` would; in files that is rarely meant.
+    fn note_replaced(&mut self, documents: &[Document]) {
+        let mut seen = BTreeMap::new();
+        for document in documents {
+            let metadata = &document.value["metadata"];
+            let operators = self.objects.operator_namespace();
+            let is_applied = match (document.group(), document.kind.as_str()) {
+                (names::GROUP, "SidecarSet") | ("", "Namespace") => true,
+                ("", "ConfigMap") | ("apps", "ControllerRevision") => {
+                    metadata["namespace"].as_str().is_none_or(|namespace| namespace == operators)
+                }
+                _ => false,
+            };
+            if !is_applied || metadata["name"].as_str().is_none_or(str::is_empty) {
+                continue;
+            }
+            if let Some(before) = seen.insert(&document.origin.object, &document.origin) {
+                let message = format!("replaces the one of the same name in {}", before.file.display());
+                self.warnings.push(Notice { place: document.origin.to_string(), message });
+            }
+        }
+    }
+
     /// Applies an object that is not a SidecarSet.
     fn apply(&mut self, document: &Document) {
         let value = &document.value;
@@ -146,5 +171,68 @@ impl fmt::Display for Notice {
         // One notice is one line, whatever an object's name holds.
         let line = format!("{}: {}", self.place, self.message);
         write!(f, "{}", line.replace(['\n', '\r'], " "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warnings(files: &[(&str, &str)]) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let loaded = load(directory.path(), names::DEFAULT_NAMESPACE);
+        let prefix = format!("{}/", directory.path().display());
+        loaded.warnings.iter().map(|notice| notice.to_string().replace(&prefix, "")).collect()
+    }
+
+    fn namespace(name: &str) -> String {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n---\n")
+    }
+
+    fn config_map(namespace: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: kruise-configuration, namespace: {namespace}}}\n---\n"
+        )
+    }
+
+    #[test]
+    fn an_object_that_replaces_one_of_its_name_is_told() {
+        let files = [("a.yaml", namespace("x") + &namespace("y")), ("b.yaml", namespace("x"))];
+        assert_eq!(
+            warnings(&files.each_ref().map(|(name, text)| (*name, text.as_str()))),
+            ["b.yaml: Namespace x: replaces the one of the same name in a.yaml"]
+        );
+    }
+
+    #[test]
+    fn a_sidecarset_that_replaces_one_of_its_name_is_told() {
+        let set = "apiVersion: apps.kruise.io/v1beta1\nkind: SidecarSet\nmetadata: {name: a}\nspec: {}\n";
+        assert_eq!(
+            warnings(&[("a.yaml", set), ("b.yaml", set)]),
+            ["b.yaml: SidecarSet a: replaces the one of the same name in a.yaml"]
+        );
+    }
+
+    #[test]
+    fn objects_of_other_namespaces_replace_nothing() {
+        let text = config_map("a") + &config_map("b") + &config_map("a");
+        assert_eq!(warnings(&[("a.yaml", &text)]), [""; 0]);
+        let text = config_map(names::DEFAULT_NAMESPACE).repeat(2);
+        assert_eq!(
+            warnings(&[("a.yaml", &text)]),
+            ["a.yaml: ConfigMap kruise-configuration: replaces the one of the same name in a.yaml"]
+        );
+    }
+
+    #[test]
+    fn a_misspelt_member_is_told_with_its_place() {
+        let set = "apiVersion: apps.kruise.io/v1beta1\nkind: SidecarSet\nmetadata: {name: a}\nspec: {selektor: {}}\n";
+        assert_eq!(
+            warnings(&[("a.yaml", set)]),
+            ["a.yaml: SidecarSet a: spec.selektor: is not known and has no effect"]
+        );
     }
 }
