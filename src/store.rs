@@ -39,7 +39,7 @@ struct Revision {
     created: String,
     spec: SidecarSetSpec,
     unknown: Unknown,
-    hashes: Option<Hashes>,
+    hashes: Hashes,
 }
 
 /// Everything admission needs, immutable.
@@ -125,8 +125,13 @@ impl Objects {
         }
         let (spec, unknown) = decode::<SidecarSetSpec>(&mut spec)
             .map_err(|error| Problem { field: format!("data.spec.{}", error.path), message: error.message })?;
-        let annotation = |key: &str| metadata["annotations"][key].as_str().map(str::to_owned);
-        let hashes = annotation(names::HASH).zip(annotation(names::HASH_WITHOUT_IMAGE));
+        let mut hashes = Hashes::of(&spec);
+        // REV-4: what its annotations say counts, each for itself.
+        for (key, hash) in [(names::HASH, &mut hashes.full), (names::HASH_WITHOUT_IMAGE, &mut hashes.without_image)] {
+            if let Some(text) = metadata["annotations"][key].as_str().filter(|text| !text.is_empty()) {
+                text.clone_into(hash);
+            }
+        }
         let revision = Revision {
             set: set.to_owned(),
             custom_version: metadata["labels"][names::CUSTOM_VERSION].as_str().map(str::to_owned),
@@ -134,7 +139,7 @@ impl Objects {
             created: metadata["creationTimestamp"].as_str().unwrap_or_default().to_owned(),
             spec,
             unknown: unknown.under("spec"),
-            hashes: hashes.map(|(full, without_image)| Hashes { full, without_image }),
+            hashes,
         };
         self.revisions.insert(name, revision);
         Ok(())
@@ -168,12 +173,7 @@ impl Objects {
             }
         };
         let (name, revision) = found.ok_or_else(|| missing(wanted))?;
-        Ok(Restored {
-            name: name.clone(),
-            spec: &revision.spec,
-            unknown: &revision.unknown,
-            hashes: revision.hashes.clone(),
-        })
+        Ok(Restored { name: name.clone(), spec: &revision.spec, unknown: &revision.unknown, hashes: &revision.hashes })
     }
 }
 
@@ -206,5 +206,42 @@ impl Snapshot {
     /// A namespace with what is known of it.
     pub fn namespace<'a>(&'a self, name: &'a str) -> Namespace<'a> {
         Namespace { name, labels: self.namespaces.get(name) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn hashes(annotations: &Value) -> Hashes {
+        let mut objects = Objects::new(names::DEFAULT_NAMESPACE);
+        let metadata = json!({"name": "a-1", "labels": {names::REVISION_OF: "a"}, "annotations": annotations});
+        objects.apply_revision(&json!({"metadata": metadata, "data": {"spec": {"containers": []}}})).unwrap();
+        objects.revisions["a-1"].hashes.clone()
+    }
+
+    #[rstest]
+    #[case::both(Some("x"), Some("y"), Some("x"), Some("y"))]
+    #[case::only_one(Some("x"), None, Some("x"), None)]
+    #[case::only_the_other(None, Some("y"), None, Some("y"))]
+    #[case::an_empty_one_is_none(Some(""), Some("y"), None, Some("y"))]
+    fn each_hash_of_a_revision_is_its_annotation_or_computed_rev_4(
+        #[case] full: Option<&str>,
+        #[case] without_image: Option<&str>,
+        #[case] expected_full: Option<&str>,
+        #[case] expected_without: Option<&str>,
+    ) {
+        let computed = hashes(&Value::Null);
+        assert_eq!((computed.full.len(), computed.without_image.len()), (64, 64));
+        assert_eq!(
+            hashes(&json!({names::HASH: full, names::HASH_WITHOUT_IMAGE: without_image})),
+            Hashes {
+                full: expected_full.unwrap_or(&computed.full).to_owned(),
+                without_image: expected_without.unwrap_or(&computed.without_image).to_owned(),
+            }
+        );
     }
 }

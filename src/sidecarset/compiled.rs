@@ -235,8 +235,8 @@ pub struct Restored<'a> {
     pub spec: &'a SidecarSetSpec,
     /// Members of the spec that the types do not know, below `spec`.
     pub unknown: &'a Unknown,
-    /// The hashes among its annotations, when both are there (REV-4).
-    pub hashes: Option<Hashes>,
+    /// Its hashes (REV-4).
+    pub hashes: &'a Hashes,
 }
 
 impl Compiled {
@@ -297,9 +297,8 @@ impl Pinned {
         }
         let update = &set.spec.update_strategy;
         let content = restore(revision).and_then(|restored| {
-            let hashes = restored.hashes.unwrap_or_else(|| Hashes::of(restored.spec));
-            let Restored { name, spec, unknown, .. } = restored;
-            Content::new(&set.metadata.name, spec, unknown, &hashes, name.clone()).map_err(|fault| {
+            let Restored { name, spec, unknown, hashes } = restored;
+            Content::new(&set.metadata.name, spec, unknown, hashes, name.clone()).map_err(|fault| {
                 RevisionError::Broken { set: set.metadata.name.clone(), revision: name, reason: fault.to_string() }
             })
         });

@@ -258,6 +258,7 @@ mod tests {
     use crate::api::sidecarset::{SidecarSet, SidecarSetSpec};
     use crate::facts::Everything;
     use crate::sidecarset::compiled::Restored;
+    use crate::sidecarset::revision::Hashes;
 
     /// The set `mesh`, with `mesh-2` as its current and `mesh-1` as its pinned revision.
     fn pinned(policy: &str, update: &Value) -> Compiled {
@@ -271,8 +272,8 @@ mod tests {
             "status": {"latestRevision": "mesh-2"},
         }))
         .unwrap();
-        let (spec, unknown) = (SidecarSetSpec::default(), Unknown::default());
-        let restore = |_: &_| Ok(Restored { name: "mesh-1".into(), spec: &spec, unknown: &unknown, hashes: None });
+        let (spec, unknown, hashes) = (SidecarSetSpec::default(), Unknown::default(), Hashes::default());
+        let restore = |_: &_| Ok(Restored { name: "mesh-1".into(), spec: &spec, unknown: &unknown, hashes: &hashes });
         Compiled::new(&set, &unknown, restore).unwrap()
     }
 
