@@ -123,7 +123,7 @@ impl Objects {
         if let Some(members) = spec.as_object_mut() {
             members.remove("$patch");
         }
-        let (spec, unknown) = decode::<SidecarSetSpec>(&mut spec)
+        let (spec, unknown) = decode::<SidecarSetSpec>(&spec)
             .map_err(|error| Problem { field: format!("data.spec.{}", error.path), message: error.message })?;
         let mut hashes = Hashes::of(&spec);
         // REV-4: what its annotations say counts, each for itself.

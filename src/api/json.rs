@@ -7,7 +7,9 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{Deserialize, Deserializer, IntoDeserializer, Visitor};
+use serde::ser::Serialize;
 use serde_ignored::Path;
 use serde_json::Value;
 use serde_json::ser::Formatter;
@@ -35,21 +37,21 @@ pub enum Step {
     Index(usize),
 }
 
-/// Reads `document` as `T`. As in the reference, `null` members count as absent.
-pub fn decode<'a, T: Deserialize<'a>>(document: &'a mut Value) -> Result<(T, Unknown), DecodeError> {
-    drop_nulls(document);
-    let document = &*document;
+/// Reads `document` as `T`. As in the reference, a member that is `null` counts as absent, and a `null` in a list or map
+/// as what an absent one would be: an empty text, a zero quantity (HASH-7).
+pub fn decode<'a, T: Deserialize<'a>>(document: &'a Value) -> Result<(T, Unknown), DecodeError> {
     let mut paths = Vec::new();
     let mut note = |path: Path<'_>| paths.push(steps(&path));
     let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(document, &mut track);
+    let tracked = serde_path_to_error::Deserializer::new(NullAsGo(document), &mut track);
     let decoded = T::deserialize(serde_ignored::Deserializer::new(tracked, &mut note));
     let value = decoded.map_err(|error| DecodeError { path: track.path().to_string(), message: error.to_string() })?;
     let unknown = paths
         .into_iter()
         .filter_map(|path| {
-            let member = look_up(document, &path)?.clone();
-            Some((path, member))
+            let mut member = look_up(document, &path)?.clone();
+            drop_nulls(&mut member);
+            Some((path, member)).filter(|(_, member)| !member.is_null())
         })
         .collect();
     Ok((value, Unknown(unknown)))
@@ -172,6 +174,74 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
+// === impl NullAsGo ===
+
+/// A value that is read with Go's idea of `null`: it leaves what it is read into as it is, which is the zero value.
+#[derive(Clone, Copy)]
+struct NullAsGo<'a>(&'a Value);
+
+impl<'de> NullAsGo<'de> {
+    fn members<V: Visitor<'de>>(self, visitor: V, keep: fn(&Value) -> bool) -> Result<V::Value, serde_json::Error> {
+        let Value::Object(members) = self.0 else { return self.deserialize_any(visitor) };
+        let members = members.iter().filter(|(_, member)| keep(member));
+        visitor.visit_map(MapDeserializer::new(members.map(|(key, member)| (key.as_str(), Self(member)))))
+    }
+}
+
+impl<'de> Deserializer<'de> for NullAsGo<'de> {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.iter().map(Self))),
+            Value::Object(_) => self.members(visitor, |member| !member.is_null()),
+            scalar => scalar.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        if self.0.is_null() { self.deserialize_map(visitor) } else { self.deserialize_any(visitor) }
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        if self.0.is_null() {
+            let nothing: [(&str, Self); 0] = [];
+            return visitor.visit_map(MapDeserializer::new(nothing.into_iter()));
+        }
+        self.members(visitor, |_| true)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        if self.0.is_null() { visitor.visit_str("") } else { self.deserialize_any(visitor) }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct newtype_struct seq tuple
+        tuple_struct enum identifier ignored_any
+    }
+}
+
+impl<'de> IntoDeserializer<'de, serde_json::Error> for NullAsGo<'de> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
 // === impl HtmlSafe ===
 
 /// Escapes what is dangerous inside HTML, as Go's encoder does.
@@ -202,11 +272,11 @@ mod tests {
 
     #[test]
     fn members_of_the_future_come_back_at_their_place() {
-        let mut document = json!({
+        let document = json!({
             "metadata": {"name": "a", "managedFields": [{"manager": "kubectl"}]},
             "spec": {"containers": [{"name": "x", "fromTheFuture": {"y": 1}}], "newMember": true},
         });
-        let (set, unknown) = decode::<SidecarSet>(&mut document).unwrap();
+        let (set, unknown) = decode::<SidecarSet>(&document).unwrap();
         let mut out = serde_json::to_value(&set).unwrap();
         unknown.restore(&mut out);
         assert_eq!(out["spec"]["containers"][0]["fromTheFuture"], json!({"y": 1}));
@@ -216,17 +286,37 @@ mod tests {
 
     #[test]
     fn an_error_names_the_member() {
-        let mut document = json!({"spec": {"containers": [{"name": "x"}, {"name": "y", "args": ["a", 1]}]}});
-        let error = decode::<SidecarSet>(&mut document).unwrap_err();
+        let document = json!({"spec": {"containers": [{"name": "x"}, {"name": "y", "args": ["a", 1]}]}});
+        let error = decode::<SidecarSet>(&document).unwrap_err();
         assert_eq!(error.path, "spec.containers[1].args[1]");
         assert!(error.message.contains("integer `1`"), "{error}");
     }
 
     #[test]
     fn null_counts_as_absent() {
-        let mut document = json!({"spec": {"containers": null, "selector": null}});
-        let (set, _) = decode::<SidecarSet>(&mut document).unwrap();
+        let document = json!({"spec": {"containers": null, "selector": null}});
+        let (set, _) = decode::<SidecarSet>(&document).unwrap();
         assert_eq!(set, SidecarSet::default());
+    }
+
+    #[test]
+    fn null_in_a_list_or_map_is_the_zero_value_hash_7() {
+        let document = json!({"spec": {
+            "containers": [{"name": "x", "args": [null, "a"], "env": [null], "resources": {"limits": {"cpu": null}}}],
+            "selector": {"matchLabels": {"a": null}},
+            "volumes": [{"name": "v", "nfs": {"path": "/", "server": null}, "new": {"a": null, "b": 1}}],
+            "newer": null,
+        }});
+        let (set, unknown) = decode::<SidecarSet>(&document).unwrap();
+        let mut value = json!(set.spec);
+        unknown.below(&[Step::Key("spec".into())]).restore(&mut value);
+        let container = &value["containers"][0];
+        assert_eq!(container["args"], json!(["", "a"]));
+        assert_eq!(container["env"], json!([{"name": ""}]));
+        assert_eq!(container["resources"], json!({"limits": {"cpu": "0"}}));
+        assert_eq!(value["selector"]["matchLabels"], json!({"a": ""}));
+        assert_eq!(value["volumes"][0], json!({"name": "v", "nfs": {"path": "/"}, "new": {"b": 1}}));
+        assert_eq!(value.get("newer"), None);
     }
 
     #[test]

@@ -34,9 +34,9 @@ impl Stored {
             members.remove("kind");
         }
         let decoded = match version.as_str() {
-            names::V1BETA1 => decode::<SidecarSet>(&mut document),
+            names::V1BETA1 => decode::<SidecarSet>(&document),
             names::V1ALPHA1 => {
-                decode::<v1alpha1::SidecarSet>(&mut document).map(|(set, unknown)| (SidecarSet::from(set), unknown))
+                decode::<v1alpha1::SidecarSet>(&document).map(|(set, unknown)| (SidecarSet::from(set), unknown))
             }
             other => {
                 return Err(Problem {

@@ -91,9 +91,8 @@ pub(super) fn check(report: &mut Report<'_>, set: &SidecarSet, around: &Surround
 /// The expressions of all rules that count for a SidecarSet with these labels (SSV-31).
 fn allowed_keys(white_list: Option<&str>, labels: &BTreeMap<String, String>) -> Result<Vec<Regex>, String> {
     let Some(text) = white_list else { return Ok(Vec::new()) };
-    let mut document: Value = serde_json::from_str(text).map_err(|error| format!("is not valid JSON: {error}"))?;
-    let (list, _) =
-        json::decode::<WhiteList>(&mut document).map_err(|error| format!("is not a list of rules: {error}"))?;
+    let document: Value = serde_json::from_str(text).map_err(|error| format!("is not valid JSON: {error}"))?;
+    let (list, _) = json::decode::<WhiteList>(&document).map_err(|error| format!("is not a list of rules: {error}"))?;
     let mut expressions = Vec::new();
     for (index, rule) in list.rules.iter().enumerate() {
         let selector = rule.selector.as_ref().map(Selector::try_from).transpose();

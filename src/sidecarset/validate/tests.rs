@@ -86,8 +86,8 @@ fn canary(base: &str, change: Value) -> Value {
 }
 
 fn decoded(change: Value) -> (SidecarSet, Unknown) {
-    let mut document = merged(fine(), change);
-    let (mut set, unknown) = json::decode(&mut document).unwrap();
+    let document = merged(fine(), change);
+    let (mut set, unknown) = json::decode(&document).unwrap();
     defaults::apply(&mut set, &unknown);
     (set, unknown)
 }
