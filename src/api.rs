@@ -13,6 +13,9 @@ pub mod sidecarset;
 pub mod syntax;
 pub mod volume;
 
+use std::fmt;
+
+use serde::de::{self, Deserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// Whether a value is what its type starts as, and so left out by an `opt` member.
@@ -60,7 +63,7 @@ macro_rules! wire {
 pub(crate) use wire;
 
 /// A number or a string, printed as it was given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum IntOrString {
     /// A JSON integer.
@@ -75,11 +78,72 @@ impl Default for IntOrString {
     }
 }
 
-impl std::fmt::Display for IntOrString {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<'de> Deserialize<'de> for IntOrString {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(IntOrStringVisitor)
+    }
+}
+
+struct IntOrStringVisitor;
+
+impl IntOrStringVisitor {
+    fn int<E: de::Error>(number: impl TryInto<i32>, shown: Unexpected<'_>) -> Result<IntOrString, E> {
+        let is_32_bits = number.try_into().map(IntOrString::Int);
+        is_32_bits.map_err(|_| E::invalid_value(shown, &"an integer of 32 bits or a string"))
+    }
+}
+
+impl Visitor<'_> for IntOrStringVisitor {
+    type Value = IntOrString;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an integer or a string")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<IntOrString, E> {
+        Self::int(number, Unexpected::Unsigned(number))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<IntOrString, E> {
+        Self::int(number, Unexpected::Signed(number))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<IntOrString, E> {
+        Ok(IntOrString::String(text.to_owned()))
+    }
+}
+
+impl fmt::Display for IntOrString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Int(number) => write!(f, "{number}"),
             Self::String(text) => write!(f, "{text:?}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[rstest]
+    #[case::number(json!(-1), IntOrString::Int(-1))]
+    #[case::text(json!("50%"), IntOrString::String("50%".to_owned()))]
+    fn a_number_or_a_text_is_read_as_it_is(#[case] value: Value, #[case] expected: IntOrString) {
+        assert_eq!(serde_json::from_value::<IntOrString>(value).unwrap(), expected);
+    }
+
+    #[rstest]
+    #[case::fraction(json!(1.5), "invalid type: floating point `1.5`, expected an integer or a string")]
+    #[case::boolean(json!(true), "invalid type: boolean `true`, expected an integer or a string")]
+    #[case::too_large(
+        json!(4_294_967_296_u64),
+        "invalid value: integer `4294967296`, expected an integer of 32 bits or a string"
+    )]
+    fn anything_else_is_refused_in_words(#[case] value: Value, #[case] message: &str) {
+        assert_eq!(serde_json::from_value::<IntOrString>(value).unwrap_err().to_string(), message);
     }
 }

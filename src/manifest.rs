@@ -37,12 +37,12 @@ pub struct Origin {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// Reading it.
-    #[error("{}: cannot be read: {source}", file.display())]
+    #[error("{}: cannot be read: {reason}", file.display())]
     Read {
         /// The file.
         file: PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// It is larger than [`FILE_LIMIT`].
     #[error("{}: is {size} bytes, at most {FILE_LIMIT} are read", file.display())]
@@ -64,7 +64,7 @@ pub enum ManifestError {
 
 /// The documents of a file; JSON by the ending `.json`, else YAML.
 pub fn read_file(file: &Path) -> Result<Vec<Document>, ManifestError> {
-    let wrong = |source| ManifestError::Read { file: file.to_owned(), source };
+    let wrong = |reason| ManifestError::Read { file: file.to_owned(), reason };
     let size = std::fs::metadata(file).map_err(wrong)?.len();
     if size > FILE_LIMIT {
         return Err(ManifestError::TooLarge { file: file.to_owned(), size });
@@ -184,6 +184,13 @@ mod tests {
             r#"{"apiVersion":"apps.kruise.io/v1beta1","kind":"SidecarSetList","items":[{"metadata":{"name":"x"}}]}"#;
         let documents = parse(text, Path::new("f.json")).unwrap();
         assert_eq!((documents[0].kind.as_str(), documents[0].group()), ("SidecarSet", "apps.kruise.io"));
+    }
+
+    #[test]
+    fn a_chain_says_the_reason_once() {
+        let error = read_file(Path::new("/nowhere/f.yaml")).unwrap_err();
+        let once = error.to_string();
+        assert_eq!(format!("{:#}", anyhow::Error::from(error)), once);
     }
 
     #[test]

@@ -119,12 +119,17 @@ impl Objects {
         if namespace != self.operator_namespace {
             return Ok(());
         }
-        let mut spec = document["data"]["spec"].clone();
+        let mut spec = match &document["data"]["spec"] {
+            Value::Null => return Err(Problem { field: String::new(), message: "has no data.spec".to_owned() }),
+            spec => spec.clone(),
+        };
         if let Some(members) = spec.as_object_mut() {
             members.remove("$patch");
         }
-        let (spec, unknown) = decode::<SidecarSetSpec>(&spec)
-            .map_err(|error| Problem { field: format!("data.spec.{}", error.path), message: error.message })?;
+        let (spec, unknown) = decode::<SidecarSetSpec>(&spec).map_err(|error| {
+            let separator = if error.path.is_empty() { "" } else { "." };
+            Problem { field: format!("data.spec{separator}{}", error.path), message: error.message }
+        })?;
         let mut hashes = Hashes::of(&spec);
         // REV-4: what its annotations say counts, each for itself.
         for (key, hash) in [(names::HASH, &mut hashes.full), (names::HASH_WITHOUT_IMAGE, &mut hashes.without_image)] {
@@ -215,6 +220,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[rstest]
+    #[case::no_data(json!({}), "has no data.spec")]
+    #[case::no_spec(json!({"data": {"spec": null}}), "has no data.spec")]
+    #[case::no_object(json!({"data": {"spec": 1}}), "data.spec: invalid type: integer `1`, expected struct SidecarSetSpec")]
+    #[case::wrong_member(
+        json!({"data": {"spec": {"volumes": 1}}}),
+        "data.spec.volumes: invalid type: integer `1`, expected a sequence"
+    )]
+    fn a_revision_that_cannot_be_restored_is_told_rev_4(#[case] mut document: Value, #[case] message: &str) {
+        document["metadata"] = json!({"name": "a-1", "labels": {names::REVISION_OF: "a"}});
+        let problem = Objects::new(names::DEFAULT_NAMESPACE).apply_revision(&document).unwrap_err();
+        assert_eq!(problem.to_string(), message);
+    }
 
     fn hashes(annotations: &Value) -> Hashes {
         let mut objects = Objects::new(names::DEFAULT_NAMESPACE);

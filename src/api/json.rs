@@ -16,9 +16,9 @@ use serde_json::ser::Formatter;
 
 /// A document does not fit its type.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {message}")]
+#[error("{path}{}{message}", if path.is_empty() { "" } else { ": " })]
 pub struct DecodeError {
-    /// Path of the member, such as `spec.containers[0].ports[0].containerPort`.
+    /// Path of the member, such as `spec.containers[0].ports[0].containerPort`; empty for the document itself.
     pub path: String,
     /// What is wrong with it.
     pub message: String,
@@ -45,7 +45,11 @@ pub fn decode<'a, T: Deserialize<'a>>(document: &'a Value) -> Result<(T, Unknown
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(NullAsGo(document), &mut track);
     let decoded = T::deserialize(serde_ignored::Deserializer::new(tracked, &mut note));
-    let value = decoded.map_err(|error| DecodeError { path: track.path().to_string(), message: error.to_string() })?;
+    let value = decoded.map_err(|error| {
+        let path = track.path();
+        let path = if path.iter().len() == 0 { String::new() } else { path.to_string() };
+        DecodeError { path, message: error.to_string() }
+    })?;
     let unknown = paths
         .into_iter()
         .filter_map(|path| {
@@ -290,6 +294,13 @@ mod tests {
         let error = decode::<SidecarSet>(&document).unwrap_err();
         assert_eq!(error.path, "spec.containers[1].args[1]");
         assert!(error.message.contains("integer `1`"), "{error}");
+    }
+
+    #[test]
+    fn an_error_of_the_document_itself_has_no_path() {
+        let error = decode::<SidecarSet>(&json!("x")).unwrap_err();
+        assert_eq!(error.path, "");
+        assert!(error.to_string().starts_with("invalid type: string"), "{error}");
     }
 
     #[test]

@@ -41,20 +41,20 @@ struct Expressions {
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// The regular expression for target containers.
-    #[error("resourcesPolicy.targetContainersNameRegex `{regex}` is not a regular expression")]
+    #[error("resourcesPolicy.targetContainersNameRegex `{regex}` is not a regular expression: {reason}")]
     Regex {
         /// What stands there.
         regex: String,
         /// What is wrong with it.
-        source: regex::Error,
+        reason: regex::Error,
     },
     /// One of the four expressions.
-    #[error("resourcesPolicy.resourcesExpr.{field}: {source}")]
+    #[error("resourcesPolicy.resourcesExpr.{field}: {reason}")]
     Expression {
         /// Which, such as `limits.cpu`.
         field: &'static str,
         /// What is wrong with it.
-        source: ExpressionError,
+        reason: ExpressionError,
     },
 }
 
@@ -68,12 +68,12 @@ pub enum ResourcesError {
         regex: String,
     },
     /// An expression that has no value for this pod.
-    #[error("resourcesPolicy.resourcesExpr.{field}: {source}")]
+    #[error("resourcesPolicy.resourcesExpr.{field}: {reason}")]
     Expression {
         /// Which, such as `limits.cpu`.
         field: &'static str,
         /// Why not.
-        source: ExpressionError,
+        reason: ExpressionError,
     },
 }
 
@@ -99,7 +99,7 @@ impl Policy {
                 "max" => Mode::Max,
                 _ => Mode::Nothing,
             },
-            targets: Regex::new(regex).map_err(|source| PolicyError::Regex { regex: regex.clone(), source })?,
+            targets: Regex::new(regex).map_err(|reason| PolicyError::Regex { regex: regex.clone(), reason })?,
             limits: Expressions::new(policy.resources_expr.limits.as_ref(), ["limits.cpu", "limits.memory"])?,
             requests: Expressions::new(policy.resources_expr.requests.as_ref(), ["requests.cpu", "requests.memory"])?,
         })
@@ -139,7 +139,7 @@ impl Policy {
             };
             let Some(total) = total else { continue };
             let value =
-                expression.evaluate(variable, &total).map_err(|source| ResourcesError::Expression { field, source })?;
+                expression.evaluate(variable, &total).map_err(|reason| ResourcesError::Expression { field, reason })?;
             result.entry(kind).or_insert_with(BTreeMap::new).insert(name, value);
         }
         Ok(Computed { json: json!(result).to_string(), targets: targets.into_iter().map(str::to_owned).collect() })
@@ -165,7 +165,7 @@ impl Expressions {
             if text.is_empty() {
                 return Ok(None);
             }
-            Expression::parse_stored(text).map(Some).map_err(|source| PolicyError::Expression { field, source })
+            Expression::parse_stored(text).map(Some).map_err(|reason| PolicyError::Expression { field, reason })
         };
         Ok(Self { cpu: parse(&exprs.cpu, fields[0])?, memory: parse(&exprs.memory, fields[1])? })
     }

@@ -34,7 +34,7 @@ use crate::api::syntax;
 /// One thing that is wrong, or odd, with an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Path of the member, such as `spec.containers[1].image`.
+    /// Path of the member, such as `spec.containers[1].image`; empty when it is about the whole.
     pub field: String,
     /// What is wrong with it and what to do.
     pub message: String,
@@ -121,6 +121,7 @@ fn check_change(report: &mut Report<'_>, new: &SidecarSet, old: &SidecarSet) {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.message)
+        let separator = if self.field.is_empty() { "" } else { ": " };
+        write!(f, "{}{separator}{}", self.field, self.message)
     }
 }
