@@ -96,11 +96,7 @@ fn choose<'a>(
     ambient: &Ambient,
     facts: &mut impl Recorder,
 ) -> Result<Vec<Chosen<'a>>, SelectError> {
-    // MATCH-2. Differs: `status` is ignored, since the API server resets it after admission.
-    if pod.metadata.deletion_timestamp.is_some() {
-        return Ok(Vec::new());
-    }
-    let judged = select::select(snapshot.candidates(labels), labels, snapshot.namespace(namespace));
+    let judged = select::select(snapshot.candidates(labels), &pod.metadata, snapshot.namespace(namespace));
     let selected = judged.into_iter().filter(|(_, verdict)| *verdict == Verdict::Selected);
     let mut chosen = Vec::new();
     for (set, _) in selected {

@@ -18,7 +18,7 @@ use crate::api::names;
 use crate::explain::Explanation;
 use crate::facts::Everything;
 use crate::manifest::{self, Document};
-use crate::pod::{Pairs, Pod};
+use crate::pod::Pod;
 use crate::sidecarset::select::select;
 use crate::store::{Snapshot, files};
 
@@ -174,10 +174,8 @@ impl Subject {
         let patch = mutate(&pod, &self.namespace, snapshot, &ambient, &mut facts);
 
         if output == Output::Explain {
-            let none = Pairs::default();
-            let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
             let namespace = snapshot.namespace(&self.namespace);
-            let verdicts = select(snapshot.sidecarsets().iter(), labels, namespace);
+            let verdicts = select(snapshot.sidecarsets().iter(), &pod.metadata, namespace);
             let explanation = Explanation {
                 pod: self.title.clone(),
                 namespace,
@@ -296,6 +294,14 @@ mod tests {
         let document = documents(WEB).remove(0);
         let text = answer(document, &snapshot(percentage), &args(Output::Explain)).text.unwrap();
         assert!(text.contains(told), "{text}");
+    }
+
+    #[test]
+    fn a_pod_that_is_being_deleted_is_explained_as_it_is_admitted_match_2() {
+        let pod = WEB.replace("name: web,", "name: web, deletionTimestamp: '2026-03-04T05:06:07Z',");
+        let text = answer(documents(&pod).remove(0), &snapshot("0%"), &args(Output::Explain)).text.unwrap();
+        assert!(text.contains("does not apply: the pod is being deleted"), "{text}");
+        assert!(text.contains("the pod stays as it is"), "{text}");
     }
 
     #[test]

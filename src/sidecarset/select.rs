@@ -9,7 +9,7 @@ use std::fmt;
 use super::compiled::{Compiled, Content, Pinned, RevisionError};
 use crate::api::IntOrString;
 use crate::facts::{Fact, Recorder, RevisionChoice};
-use crate::pod::Pairs;
+use crate::pod::{Metadata, Pairs};
 use crate::selector::{Operator, Requirement, Selector, SelectorError};
 
 /// The namespace of a pod, with its labels when it is known.
@@ -26,6 +26,8 @@ pub struct Namespace<'a> {
 pub enum Verdict<'a> {
     /// It applies.
     Selected,
+    /// The pod is being deleted, and nothing applies to it (MATCH-2).
+    PodGoingAway,
     /// Injection is paused (MATCH-4).
     Paused,
     /// The namespace does not meet this term of `namespaceSelector`.
@@ -104,14 +106,19 @@ pub fn judge<'a>(set: &'a Compiled, labels: &Pairs<'_>, namespace: Namespace<'_>
     }
 }
 
-/// Judges all candidates. In the result those that apply stand in the order in which they are injected: sets that name
+/// Judges all candidates for a pod. In the result those that apply stand in the order in which they are injected: sets that name
 /// the pod's namespace first, then those of the whole cluster, each group by name (MATCH-8).
 pub fn select<'a>(
     candidates: impl Iterator<Item = &'a Compiled>,
-    labels: &Pairs<'_>,
+    pod: &Metadata<'_>,
     namespace: Namespace<'_>,
 ) -> Vec<(&'a Compiled, Verdict<'a>)> {
-    let mut judged: Vec<_> = candidates.map(|set| (set, judge(set, labels, namespace))).collect();
+    let none = Pairs::default();
+    let labels = pod.labels.as_ref().unwrap_or(&none);
+    // MATCH-2. Differs: `status` is ignored, since the API server resets it after admission.
+    let is_going_away = pod.deletion_timestamp.is_some();
+    let verdict = |set| if is_going_away { Verdict::PodGoingAway } else { judge(set, labels, namespace) };
+    let mut judged: Vec<_> = candidates.map(|set| (set, verdict(set))).collect();
     let takeovers: Vec<(&str, &str)> = judged
         .iter()
         .filter(|(_, verdict)| *verdict == Verdict::Selected)
@@ -189,6 +196,7 @@ impl fmt::Display for Verdict<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Selected => write!(f, "applies"),
+            Self::PodGoingAway => write!(f, "does not apply: the pod is being deleted"),
             Self::Paused => write!(f, "does not apply: spec.injectionStrategy.paused is true"),
             Self::NamespaceNotSelected(term) => {
                 write!(f, "does not apply: the namespace's labels do not meet spec.namespaceSelector ({term})")
@@ -257,6 +265,7 @@ mod tests {
     use crate::api::json::Unknown;
     use crate::api::sidecarset::{SidecarSet, SidecarSetSpec};
     use crate::facts::Everything;
+    use crate::pod::Pod;
     use crate::sidecarset::compiled::Restored;
     use crate::sidecarset::revision::Hashes;
 
@@ -283,6 +292,16 @@ mod tests {
 
     fn revision(set: &Compiled, draw: Draw) -> Result<String, SelectError> {
         choose(set, &labels(), || draw, &mut Everything::default()).map(|chosen| chosen.content.revision.clone())
+    }
+
+    #[rstest]
+    #[case::is_alive("{}", false)]
+    #[case::is_being_deleted(r#"{"metadata":{"deletionTimestamp":"2026-03-04T05:06:07Z"}}"#, true)]
+    fn nothing_applies_to_a_pod_that_is_going_away_match_2(#[case] pod: &str, #[case] going_away: bool) {
+        let set = pinned("Always", &json!({}));
+        let pod = Pod::parse(pod).unwrap();
+        let judged = select([&set].into_iter(), &pod.metadata, Namespace { name: "default", labels: None });
+        assert_eq!(judged[0].1 == Verdict::PodGoingAway, going_away, "{:?}", judged[0].1);
     }
 
     #[test]
