@@ -9,6 +9,7 @@ pub mod image;
 pub mod json;
 pub mod meta;
 pub mod names;
+pub mod re2;
 pub mod sidecarset;
 pub mod syntax;
 pub mod volume;

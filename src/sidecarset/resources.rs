@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::expression::{Expression, ExpressionError, Variable};
 use crate::api::container::{ResourceExprs, ResourcesPolicy};
+use crate::api::re2::{self, RegexError};
 use crate::pod::Resources;
 use crate::quantity::Quantity;
 
@@ -17,6 +18,8 @@ use crate::quantity::Quantity;
 #[derive(Debug)]
 pub struct Policy {
     mode: Mode,
+    /// The expression as its author wrote it.
+    pattern: String,
     targets: Regex,
     limits: Expressions,
     requests: Expressions,
@@ -46,7 +49,7 @@ pub enum PolicyError {
         /// What stands there.
         regex: String,
         /// What is wrong with it.
-        reason: regex::Error,
+        reason: RegexError,
     },
     /// One of the four expressions.
     #[error("resourcesPolicy.resourcesExpr.{field}: {reason}")]
@@ -99,7 +102,8 @@ impl Policy {
                 "max" => Mode::Max,
                 _ => Mode::Nothing,
             },
-            targets: Regex::new(regex).map_err(|reason| PolicyError::Regex { regex: regex.clone(), reason })?,
+            pattern: regex.clone(),
+            targets: re2::compile(regex).map_err(|reason| PolicyError::Regex { regex: regex.clone(), reason })?,
             limits: Expressions::new(policy.resources_expr.limits.as_ref(), ["limits.cpu", "limits.memory"])?,
             requests: Expressions::new(policy.resources_expr.requests.as_ref(), ["requests.cpu", "requests.memory"])?,
         })
@@ -113,7 +117,7 @@ impl Policy {
     ) -> Result<Computed, ResourcesError> {
         let (targets, resources): (Vec<_>, Vec<_>) = candidates.filter(|(name, _)| self.targets.is_match(name)).unzip();
         if targets.is_empty() {
-            return Err(ResourcesError::NoTarget { regex: self.targets.as_str().to_owned() });
+            return Err(ResourcesError::NoTarget { regex: self.pattern.clone() });
         }
         let limits = resources.iter().map(|resources| &resources.limits);
         let requests = resources.iter().map(|resources| &resources.requests);

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::Surroundings;
 use super::metadata::check_annotations;
-use super::report::{Gravity, Place, Report, fault};
+use super::report::{Gravity, Place, Report};
 use crate::api::json;
 use crate::api::meta::LabelSelector;
 use crate::api::names::{CONFIGURATION, PATCH_WHITE_LIST};
+use crate::api::re2;
 use crate::api::sidecarset::SidecarSet;
 use crate::selector::Selector;
 use crate::sidecarset::metadata::check_patch;
@@ -101,9 +102,8 @@ fn allowed_keys(white_list: Option<&str>, labels: &BTreeMap<String, String>) -> 
             continue;
         }
         for expression in &rule.allowed_annotation_key_exprs {
-            let compiled = Regex::new(expression);
-            let wrong = |error| format!("has a bad expression in rules[{index}]: {}", fault(&error));
-            expressions.push(compiled.map_err(wrong)?);
+            let wrong = |error| format!("has a bad expression in rules[{index}]: {error}");
+            expressions.push(re2::compile(expression).map_err(wrong)?);
         }
     }
     Ok(expressions)

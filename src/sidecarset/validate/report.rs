@@ -144,10 +144,3 @@ pub(super) fn quote(text: &str) -> String {
         None => format!("{text:?}"),
     }
 }
-
-/// What is wrong with a regular expression, in one line.
-pub(super) fn fault(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or_default();
-    last.strip_prefix("error: ").unwrap_or(last).to_owned()
-}

@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
-
-use super::report::{Gravity, Place, Report, fault, quote};
+use super::report::{Gravity, Place, Report, quote};
 use crate::api::container::{ContainerResizePolicy, ResourceExprs, ResourcesPolicy, SidecarContainer};
+use crate::api::re2;
 use crate::api::syntax;
 use crate::quantity::Quantity;
 use crate::sidecarset::expression::{Expression, Variable};
@@ -112,9 +111,9 @@ fn check_policy(report: &mut Report<'_>, at: &Place, policy: &ResourcesPolicy, c
     let regex = &policy.target_containers_name_regex;
     let regex_at = at.member("targetContainersNameRegex");
     if report.required(&regex_at, regex)
-        && let Err(error) = Regex::new(regex)
+        && let Err(error) = re2::compile(regex)
     {
-        report.error(&regex_at, format!("{} is not a regular expression: {}", quote(regex), fault(&error)));
+        report.error(&regex_at, format!("{} is not a regular expression: {error}", quote(regex)));
     }
     let at = at.member("resourcesExpr");
     let exprs = [("limits", &policy.resources_expr.limits), ("requests", &policy.resources_expr.requests)];
