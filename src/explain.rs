@@ -39,12 +39,80 @@ impl fmt::Display for Explanation<'_> {
             Ok(facts) if facts.is_empty() => writeln!(f, "  the pod stays as it is"),
             Ok(facts) => {
                 writeln!(f, "  what the pod gets:")?;
-                for fact in facts {
-                    let mark = if fact.is_warning() { "!" } else { "-" };
-                    writeln!(f, "    {mark} {fact}")?;
-                }
-                Ok(())
+                write_grouped(f, facts)
             }
         }
+    }
+}
+
+/// Each injected container with its details below it, then everything else.
+fn write_grouped(f: &mut fmt::Formatter<'_>, facts: &[Fact]) -> fmt::Result {
+    let mut injected = Vec::new();
+    for fact in facts {
+        let Fact::Container { name, .. } = fact else { continue };
+        write_fact(f, "    ", fact)?;
+        if injected.contains(&name.as_str()) {
+            continue;
+        }
+        injected.push(name);
+        for detail in facts.iter().filter(|detail| detail.container() == Some(name)) {
+            write_fact(f, "        ", detail)?;
+        }
+    }
+    let is_told = |fact: &Fact| {
+        matches!(fact, Fact::Container { .. }) || fact.container().is_some_and(|name| injected.contains(&name))
+    };
+    facts.iter().filter(|fact| !is_told(fact)).try_for_each(|fact| write_fact(f, "    ", fact))
+}
+
+fn write_fact(f: &mut fmt::Formatter<'_>, indent: &str, fact: &Fact) -> fmt::Result {
+    let mark = if fact.is_warning() { "!" } else { "-" };
+    writeln!(f, "{indent}{mark} {fact}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{EnvOrigin, Placed};
+
+    fn container(name: &str) -> Fact {
+        let (set, name) = ("mesh".to_owned(), name.to_owned());
+        Fact::Container { set, list: "containers", entry: 0, name, placed: Placed::Before }
+    }
+
+    fn env(container: &str, name: &str) -> Fact {
+        Fact::Env { container: container.to_owned(), name: name.to_owned(), origin: EnvOrigin::Own }
+    }
+
+    #[test]
+    fn the_details_of_a_container_stand_below_it() {
+        let facts = vec![
+            env("a", "A"),
+            env("b", "B"),
+            container("a"),
+            container("b"),
+            Fact::PullSecret { set: "mesh".to_owned(), name: "key".to_owned() },
+            Fact::Barrier { container: "a".to_owned(), priority: 1 },
+            Fact::Barrier { container: "app".to_owned(), priority: 0 },
+        ];
+        let explanation = Explanation {
+            pod: "Pod web".to_owned(),
+            namespace: Namespace { name: "shop", labels: Some(&std::collections::BTreeMap::new()) },
+            verdicts: vec![("mesh", Verdict::Selected)],
+            result: Ok(facts),
+        };
+        let expected = "\
+Pod web in namespace shop
+  SidecarSet mesh  applies
+  what the pod gets:
+    - container a: from SidecarSet mesh, spec.containers[0], put before the pod's own
+        - env A of a: the SidecarSet's own
+        - env KRUISE_CONTAINER_BARRIER of a: launch priority 1
+    - container b: from SidecarSet mesh, spec.containers[0], put before the pod's own
+        - env B of b: the SidecarSet's own
+    - imagePullSecret key: from SidecarSet mesh
+    - env KRUISE_CONTAINER_BARRIER of app: launch priority 0
+";
+        assert_eq!(explanation.to_string(), expected);
     }
 }

@@ -91,6 +91,20 @@ pub enum Fact {
         /// What became of it.
         outcome: PatchOutcome,
     },
+    /// An annotation that keeps the record of the injection was written (ANN, HOT-5).
+    Record {
+        /// The key.
+        key: &'static str,
+    },
+    /// An annotation with a version of a hot-upgrade container was written (HOT-3).
+    Version {
+        /// Name of the container.
+        container: String,
+        /// The key.
+        key: String,
+        /// The version.
+        version: &'static str,
+    },
     /// An annotation that keeps the record of the injection was unreadable and is started afresh (ANN-6, HOT-5).
     RecordReset {
         /// The key.
@@ -208,6 +222,27 @@ pub enum PatchOutcome {
 }
 
 impl Fact {
+    /// The container that this is a detail of.
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            Self::Env { container, .. }
+            | Self::NotTransferred { container, .. }
+            | Self::Shared { container, .. }
+            | Self::Resources { container, .. }
+            | Self::Version { container, .. }
+            | Self::Barrier { container, .. } => Some(container),
+            Self::Revision { .. }
+            | Self::Container { .. }
+            | Self::Volume { .. }
+            | Self::PullSecret { .. }
+            | Self::Patched { .. }
+            | Self::Record { .. }
+            | Self::RecordReset { .. }
+            | Self::ReadinessGate { .. }
+            | Self::Named { .. } => None,
+        }
+    }
+
     /// Whether a user should hear of this without asking: it is legal, and likely not what was meant.
     pub fn is_warning(&self) -> bool {
         matches!(
@@ -221,39 +256,10 @@ impl Fact {
 }
 
 impl fmt::Display for Fact {
-    #[expect(clippy::too_many_lines, reason = "one arm a fact")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Revision { set, revision, why } => {
-                write!(f, "SidecarSet {set}: revision {revision}, ")?;
-                match why {
-                    RevisionChoice::Always => write!(f, "the one that injectionStrategy.revision names"),
-                    RevisionChoice::UpdatePaused => write!(f, "named by injectionStrategy; the rollout is paused"),
-                    RevisionChoice::OutsideUpdateSelector => {
-                        write!(f, "named by injectionStrategy; updateStrategy.selector leaves the pod out")
-                    }
-                    RevisionChoice::NoPercentage => {
-                        write!(f, "the current one; policy Partial without a percentage as partition")
-                    }
-                    RevisionChoice::DrawnRevision => {
-                        write!(
-                            f,
-                            "named by injectionStrategy; drawn by the partition, another pod may get the current one"
-                        )
-                    }
-                    RevisionChoice::DrawnCurrent => {
-                        write!(
-                            f,
-                            "the current one; drawn by the partition, another pod may get the one of injectionStrategy"
-                        )
-                    }
-                    RevisionChoice::RecordedRevision => {
-                        write!(f, "named by injectionStrategy; the pod was injected with it before")
-                    }
-                    RevisionChoice::RecordedCurrent => {
-                        write!(f, "the current one; the pod was injected with it before")
-                    }
-                }
+                write!(f, "SidecarSet {set}: revision {revision}, {why}")
             }
             Self::Container { set, list, entry, name, placed } => {
                 let place = match placed {
@@ -321,6 +327,10 @@ impl fmt::Display for Fact {
                     }
                 }
             }
+            Self::Record { key } => write!(f, "annotation {key}: the record of this injection"),
+            Self::Version { container, key, version } => {
+                write!(f, "annotation {key}: {version}, the version of {container} for hot upgrade")
+            }
             Self::RecordReset { key } => write!(f, "annotation {key}: was unreadable and is started afresh"),
             Self::ReadinessGate { gate, owner } => write!(f, "readiness gate {gate}: the pod is managed by {owner}"),
             Self::Barrier { container, priority } => {
@@ -328,6 +338,33 @@ impl fmt::Display for Fact {
             }
             Self::Named { name } => {
                 write!(f, "name {name}: made from generateName, the barrier is named after the pod")
+            }
+        }
+    }
+}
+
+impl fmt::Display for RevisionChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => write!(f, "the one that injectionStrategy.revision names"),
+            Self::UpdatePaused => write!(f, "named by injectionStrategy; the rollout is paused"),
+            Self::OutsideUpdateSelector => {
+                write!(f, "named by injectionStrategy; updateStrategy.selector leaves the pod out")
+            }
+            Self::NoPercentage => {
+                write!(f, "the current one; policy Partial without a percentage as partition")
+            }
+            Self::DrawnRevision => {
+                write!(f, "named by injectionStrategy; drawn by the partition, another pod may get the current one")
+            }
+            Self::DrawnCurrent => {
+                write!(f, "the current one; drawn by the partition, another pod may get the one of injectionStrategy")
+            }
+            Self::RecordedRevision => {
+                write!(f, "named by injectionStrategy; the pod was injected with it before")
+            }
+            Self::RecordedCurrent => {
+                write!(f, "the current one; the pod was injected with it before")
             }
         }
     }

@@ -79,17 +79,14 @@ fn translate(text: &str) -> String {
 fn push_escape(out: &mut String, after: &str, in_class: bool) -> usize {
     let Some(escaped) = after.chars().next() else { return push(out, "\\") };
     match escaped {
-        // These are of ASCII only in RE2.
-        'd' | 'D' | 'w' | 'W' | 's' | 'S' => {
-            let not = if escaped.is_ascii_uppercase() { "^" } else { "" };
-            let class = match escaped.to_ascii_lowercase() {
-                'd' => "0-9",
-                'w' => "0-9A-Za-z_",
-                _ => "\\t\\n\\f\\r ",
-            };
-            out.extend(["[", not, class, "]"]);
-        }
-        'b' | 'B' if !in_class => *out += &format!("(?-u:\\{escaped})"),
+        // These are of ASCII only in RE2. (`\B` cannot be here, where text is UTF-8.)
+        'd' => *out += "[0-9]",
+        'D' => *out += "[^0-9]",
+        'w' => *out += "[0-9A-Za-z_]",
+        'W' => *out += "[^0-9A-Za-z_]",
+        's' => *out += r"[\t\n\f\r ]",
+        'S' => *out += r"[^\t\n\f\r ]",
+        'b' if !in_class => *out += r"(?-u:\b)",
         // Word boundaries to the crate, characters to RE2.
         '<' | '>' => out.push(escaped),
         _ => {
@@ -137,6 +134,7 @@ mod tests {
     #[case::digits_are_ascii(r"^\d\w\s$", &["1a "], &["٣a ", "1é ", "1a\u{a0}"])]
     #[case::not_those(r"^[^\D_]\W[\S]$", &["1éx"], &["éé "])]
     #[case::boundary(r"\bapp\b", &["my-app", "éappé"], &["myapp"])]
+    #[case::no_boundary(r"a\Bb", &["ab"], &["a b"])]
     #[case::boundary_with_text(r"^\b{start}a$", &[], &["a"])]
     #[case::angle(r"^\<a\>$", &["<a>"], &["a"])]
     #[case::bracket_first("^[]a]+[^]]$", &["]ab"], &["]]"])]

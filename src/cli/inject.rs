@@ -297,6 +297,33 @@ mod tests {
     }
 
     #[test]
+    fn of_every_injected_thing_it_is_told_where_it_came_from() {
+        let mut objects = Objects::new(names::DEFAULT_NAMESPACE);
+        let findings = objects.apply_sidecarset(json!({
+            "apiVersion": names::V1BETA1,
+            "metadata": {"name": "mesh"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "web"}},
+                "updateStrategy": {"type": "NotUpdate"},
+                "containers": [{
+                    "name": "proxy", "image": "envoy:1",
+                    "upgradeStrategy": {"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": "empty:1"},
+                }],
+            },
+        }));
+        assert_eq!(findings.errors, []);
+        let snapshot = objects.snapshot().unwrap();
+        let patch = answer(documents(WEB).remove(0), &snapshot, &args(Output::Json)).text.unwrap();
+        let pod: Value = serde_json::from_str(&patch).unwrap();
+        let text = answer(documents(WEB).remove(0), &snapshot, &args(Output::Explain)).text.unwrap();
+        let annotations = pod["metadata"]["annotations"].as_object().unwrap();
+        assert_eq!(annotations.len(), 8, "the record and four versions (ANN, HOT-3)");
+        for key in annotations.keys() {
+            assert!(text.contains(&format!("- annotation {key}: ")), "{key} is told in\n{text}");
+        }
+    }
+
+    #[test]
     fn a_pod_that_is_being_deleted_is_explained_as_it_is_admitted_match_2() {
         let pod = WEB.replace("name: web,", "name: web, deletionTimestamp: '2026-03-04T05:06:07Z',");
         let text = answer(documents(&pod).remove(0), &snapshot("0%"), &args(Output::Explain)).text.unwrap();

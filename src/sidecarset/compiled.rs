@@ -87,7 +87,7 @@ pub struct CompileError {
     /// Name of the set.
     pub set: String,
     /// What is wrong with it.
-    pub fault: Box<Fault>,
+    pub fault: Fault,
 }
 
 /// What is wrong with a spec that cannot be compiled.
@@ -107,7 +107,7 @@ pub enum Fault {
         /// Name of the entry.
         container: String,
         /// What is wrong with the policy.
-        reason: PolicyError,
+        reason: Box<PolicyError>,
     },
 }
 
@@ -248,7 +248,7 @@ impl Compiled {
         restore: impl FnOnce(&InjectionRevision) -> Result<Restored<'a>, RevisionError>,
     ) -> Result<Self, CompileError> {
         Self::compile(set, unknown, Pinned::new(set, restore))
-            .map_err(|fault| CompileError { set: set.metadata.name.clone(), fault: Box::new(fault) })
+            .map_err(|fault| CompileError { set: set.metadata.name.clone(), fault })
     }
 
     fn compile(set: &SidecarSet, unknown: &Unknown, pinned: Option<Pinned>) -> Result<Self, Fault> {
@@ -420,7 +420,7 @@ impl Template {
         let resources = policy
             .map(Policy::new)
             .transpose()
-            .map_err(|reason| Fault::Resources { container: entry.name.clone(), reason })?;
+            .map_err(|reason| Fault::Resources { container: entry.name.clone(), reason: Box::new(reason) })?;
         if resources.is_some() {
             members.remove("resources");
         }

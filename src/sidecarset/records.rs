@@ -93,19 +93,19 @@ pub fn write<'a>(
         let records =
             contributing.iter().map(|Chosen { set, content }| (set.name.as_str(), pick(&content.record).as_str()));
         let text = hash_annotation(before(key, edits).as_deref(), records, &now, &changed, key, facts);
-        entries.push((Cow::Borrowed(key), text));
+        entries.push((Annotation::Record(key), text));
     }
 
     let listed = before(names::INJECTED_LIST, edits).unwrap_or_default();
     let mut list: BTreeSet<&str> = listed.split(',').filter(|name| !name.is_empty()).collect();
     // ANN-2: all that apply, also one whose restored revision is empty.
     list.extend(chosen.iter().map(|chosen| chosen.set.name.as_str()));
-    entries.push((Cow::Borrowed(names::INJECTED_LIST), list.into_iter().collect::<Vec<_>>().join(",")));
+    entries.push((Annotation::Record(names::INJECTED_LIST), list.into_iter().collect::<Vec<_>>().join(",")));
 
     let working: Vec<&(String, String)> = contributing.iter().flat_map(|chosen| &chosen.content.working).collect();
     if !working.is_empty() {
         let text = working_annotation(before(names::WORKING_CONTAINER, edits).as_deref(), &working, facts);
-        entries.push((Cow::Borrowed(names::WORKING_CONTAINER), text));
+        entries.push((Annotation::Record(names::WORKING_CONTAINER), text));
     }
     for Chosen { content, .. } in contributing {
         for template in content.init_containers.iter().chain(&content.containers) {
@@ -114,17 +114,43 @@ pub fn write<'a>(
                 Some(Twin::Working) => ("1", "0"),
                 Some(Twin::Idle) => ("0", "1"),
             };
-            let name = &template.name;
-            entries.push((Cow::Owned(format!("{}{name}", names::VERSION_PREFIX)), version.to_owned()));
-            entries.push((Cow::Owned(format!("{}{name}", names::VERSION_ALT_PREFIX)), alternate.to_owned()));
+            for (prefix, version) in [(names::VERSION_PREFIX, version), (names::VERSION_ALT_PREFIX, alternate)] {
+                entries.push((Annotation::Version { prefix, container: &template.name, version }, version.to_owned()));
+            }
         }
     }
 
-    for (key, text) in entries {
+    for (annotation, text) in entries {
+        let key = annotation.key();
         if annotations.get(&key) == Some(text.as_str()) {
             edits.annotations.remove(&key);
         } else {
+            facts.record(|| annotation.fact());
             edits.annotations.insert(key, Cow::Owned(text));
+        }
+    }
+}
+
+/// An annotation that is written here.
+enum Annotation<'t> {
+    Record(&'static str),
+    Version { prefix: &'static str, container: &'t str, version: &'static str },
+}
+
+impl Annotation<'_> {
+    fn key(&self) -> Cow<'static, str> {
+        match self {
+            Self::Record(key) => Cow::Borrowed(key),
+            Self::Version { prefix, container, .. } => Cow::Owned(format!("{prefix}{container}")),
+        }
+    }
+
+    fn fact(&self) -> Fact {
+        match *self {
+            Self::Record(key) => Fact::Record { key },
+            Self::Version { container, version, .. } => {
+                Fact::Version { container: container.to_owned(), key: self.key().into_owned(), version }
+            }
         }
     }
 }

@@ -297,7 +297,7 @@ mod tests {
     #[case::is_alive("{}", false)]
     #[case::is_being_deleted(r#"{"metadata":{"deletionTimestamp":"2026-03-04T05:06:07Z"}}"#, true)]
     fn nothing_applies_to_a_pod_that_is_going_away_match_2(#[case] pod: &str, #[case] going_away: bool) {
-        let set = pinned("Always", &Value::Null);
+        let set = pinned("Always", &json!({}));
         let pod = Pod::parse(pod).unwrap();
         let judged = select([&set].into_iter(), &pod.metadata, Namespace { name: "default", labels: None });
         assert_eq!(judged[0].1 == Verdict::PodGoingAway, going_away, "{:?}", judged[0].1);
