@@ -235,7 +235,8 @@ pub fn ambient() -> Ambient {
     Ambient { now: now(), random: fastrand::u64(..) }
 }
 
-fn now() -> Timestamp {
+/// The clock.
+pub(crate) fn now() -> Timestamp {
     #[expect(clippy::disallowed_methods, reason = "the edge: time enters here")]
     Timestamp::now()
 }

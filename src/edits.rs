@@ -172,11 +172,7 @@ impl<'a> ListEdits<'a> {
         };
         // ORD-6: the reference overwrites in silence. To refuse such pods would break manifests that work today, so it is
         // done aloud.
-        if placed == Placed::ReplacedOwn {
-            facts.warn(fact());
-        } else {
-            facts.record(fact);
-        }
+        facts.tell(placed == Placed::ReplacedOwn, fact);
         match (existing, placed) {
             (Some(index), _) => {
                 self.replaced.retain(|(replaced, _)| *replaced != index);

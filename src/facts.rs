@@ -376,6 +376,14 @@ pub trait Recorder {
     fn record(&mut self, fact: impl FnOnce() -> Fact);
     /// Records a fact that a user should hear of.
     fn warn(&mut self, fact: Fact);
+    /// Records a fact that a user should hear of only when it is told `aloud`.
+    fn tell(&mut self, aloud: bool, fact: impl FnOnce() -> Fact) {
+        if aloud {
+            self.warn(fact());
+        } else {
+            self.record(fact);
+        }
+    }
 }
 
 /// Keeps warnings only: what admission does.

@@ -15,7 +15,6 @@ use crate::pod::{Container, Metadata, Pairs, Pod, PodError};
 /// Bytes of a `generateName` that are kept (PRI-8).
 const GENERATED_PREFIX: usize = 58;
 const GENERATED_SUFFIX: usize = 5;
-const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// The containers cannot be ordered; the pod is refused.
 #[derive(Debug, thiserror::Error)]
@@ -145,9 +144,9 @@ fn pod_name<'m>(metadata: &'m Metadata<'_>, mut random: u64) -> (Cow<'m, str>, b
     let cut = (0..=GENERATED_PREFIX.min(prefix.len())).rev().find(|at| prefix.is_char_boundary(*at)).unwrap_or(0);
     let mut generated = prefix[..cut].to_owned();
     for _ in 0..GENERATED_SUFFIX {
-        let letters = ALPHABET.len() as u64;
+        let letters = names::ALPHABET.len() as u64;
         let letter = usize::try_from(random % letters).unwrap_or(0);
-        generated.push(char::from(ALPHABET[letter]));
+        generated.push(char::from(names::ALPHABET[letter]));
         random /= letters;
     }
     (Cow::Owned(generated), true)

@@ -56,3 +56,6 @@ pub const CONFIGURATION: &str = "kruise-configuration";
 pub const PATCH_WHITE_LIST: &str = "SidecarSet_PatchPodMetadata_WhiteList";
 /// The operator's namespace when `POD_NAMESPACE` is unset (WH-8).
 pub const DEFAULT_NAMESPACE: &str = "kruise-system";
+
+/// Letters and digits that spell no word: of hashes (HASH-1, REV-3) and of generated names (PRI-8).
+pub const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Operator, say, say_error};
 use crate::admission::pod::{Ambient, mutate};
 use crate::api::names;
+use crate::app::now;
 use crate::explain::Explanation;
 use crate::facts::Everything;
 use crate::manifest::{self, Document};
@@ -232,11 +232,6 @@ fn pod_of(template: &Map<String, Value>, workload: &Document) -> Value {
         }
     }
     pod
-}
-
-fn now() -> Timestamp {
-    #[expect(clippy::disallowed_methods, reason = "the edge: time enters here")]
-    Timestamp::now()
 }
 
 #[cfg(test)]

@@ -189,11 +189,11 @@ impl<'r, 'a> Renderer<'r, 'a> {
 
     /// The container's mounts and devices with those it shares, as JSON (SHR-2, SHR-5).
     fn share(&mut self, template: &'a Template, facts: &mut impl Recorder) -> Result<(String, String), InjectError> {
+        if !template.share_mounts && !template.share_devices {
+            return Ok((template.mounts.json.clone(), template.devices.json.clone()));
+        }
         let mut mounts = Growing::new(&template.mounts);
         let mut devices = Growing::new(&template.devices);
-        if !template.share_mounts && !template.share_devices {
-            return Ok((mounts.json, devices.json));
-        }
         if self.shared.is_empty() {
             let target = self.target;
             for container in target.spec.containers.iter().flatten() {
@@ -387,11 +387,7 @@ fn add_volumes<'a>(spec: &Spec<'a>, chosen: &[Chosen<'a>], edits: &mut Edits<'a>
                 Some(_) => VolumeOutcome::Different,
             };
             let fact = || Fact::Volume { set: set.name.clone(), name: name.clone(), outcome };
-            if outcome == VolumeOutcome::Different {
-                facts.warn(fact());
-            } else {
-                facts.record(fact);
-            }
+            facts.tell(outcome == VolumeOutcome::Different, fact);
         }
     }
 }

@@ -26,7 +26,7 @@ pub fn patch<'a>(annotations: &Pairs<'_>, chosen: &[Chosen<'a>], edits: &mut Edi
                 }
                 let is_warning = matches!(outcome, PatchOutcome::Unmergeable(_));
                 let fact = || Fact::Patched { set: set.name.clone(), key: key.clone(), outcome };
-                if is_warning { facts.warn(fact()) } else { facts.record(fact) }
+                facts.tell(is_warning, fact);
             }
         }
     }

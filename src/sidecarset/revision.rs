@@ -14,7 +14,6 @@ use crate::api::json;
 use crate::api::names;
 use crate::api::sidecarset::{SidecarSet, SidecarSetSpec};
 
-const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Bytes of a SidecarSet's name that fit into a revision's name beside the hash (REV-3).
 const REVISION_PREFIX: usize = 223;
 
@@ -115,7 +114,7 @@ impl HashedSpec<'_> {
 
 /// Replaces each character by one that cannot spell a word (HASH-1).
 fn safe_encode(text: &str) -> String {
-    text.bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()])).collect()
+    text.bytes().map(|byte| char::from(names::ALPHABET[usize::from(byte) % names::ALPHABET.len()])).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
