@@ -1,10 +1,9 @@
 //! A pod as the rules read it: borrowed from the bytes of the request and parsed only as deep as somebody asks
 //! (design decision 1).
 //!
-//! [`Pod`] is the first look: metadata, and the spec as raw text. [`Pod::spec`] is the second, paid only for a pod that
-//! something will be done to: names, and inside each container the raw text of what rules may look into. The third look,
-//! at envs, mounts and resources, is paid by the rule that asks. Nothing is ever printed from these types, so no field can
-//! be lost by them (RSP-6).
+//! [`Pod`] is the first look, one pass over the text: metadata, the names in the spec's lists, and inside each container
+//! the raw text of what rules may look into. The second look, at envs, mounts and resources, is paid by the rule that
+//! asks. Nothing is ever printed from these types, so no field can be lost by them (RSP-6).
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -29,7 +28,9 @@ pub struct Pairs<'a>(Vec<(Text<'a>, Text<'a>)>);
 pub struct Pod<'a> {
     /// Name, namespace, labels and the rest.
     pub metadata: Metadata<'a>,
-    spec: Option<&'a str>,
+    /// Its text, and the lists in it. What is wrong with them matters only to who asks for them: a pod that nothing is
+    /// done to may hold anything.
+    spec: Option<(&'a str, Result<Spec<'a>, ScanError>)>,
 }
 
 /// Metadata of a pod. An absent member and `null` are the same.
@@ -160,7 +161,16 @@ impl<'a> Pod<'a> {
         scanner.object(|scanner, key| {
             match key {
                 "metadata" if !scanner.null()? => pod.metadata = Metadata::scan(scanner)?,
-                "spec" => pod.spec = optional(scanner)?,
+                "spec" if !scanner.null()? => {
+                    let mark = scanner.mark();
+                    let spec = Spec::scan(scanner);
+                    if spec.is_err() {
+                        scanner.back_to(mark);
+                        scanner.skip()?;
+                    }
+                    pod.spec = Some((scanner.since(mark), spec));
+                }
+                "spec" => pod.spec = None,
                 "metadata" => {}
                 _ => scanner.skip()?,
             }
@@ -169,11 +179,11 @@ impl<'a> Pod<'a> {
         Ok(pod)
     }
 
-    /// Reads the lists of the spec.
-    pub fn spec(&self) -> Result<Spec<'a>, PodError> {
-        match self.spec {
-            None => Ok(Spec::default()),
-            Some(text) => Spec::scan(&mut Scanner::new(text)).map_err(|error| PodError::new("spec", &error)),
+    /// The lists of the spec.
+    pub fn spec(&self) -> Result<&Spec<'a>, PodError> {
+        match &self.spec {
+            None => Ok(&Spec::EMPTY),
+            Some((_, spec)) => spec.as_ref().map_err(|error| PodError::new("spec", error)),
         }
     }
 
@@ -184,7 +194,7 @@ impl<'a> Pod<'a> {
 
     /// Whether the text of the spec may hold this name somewhere; never wrong when it says no.
     pub fn may_mention(&self, name: &str) -> bool {
-        self.spec.is_some_and(|text| mentions(text, name))
+        self.spec.as_ref().is_some_and(|(text, _)| mentions(text, name))
     }
 }
 
@@ -268,6 +278,14 @@ fn controller<'a>(scanner: &mut Scanner<'a>) -> Result<Option<Text<'a>>, ScanErr
 // === impl Spec ===
 
 impl<'a> Spec<'a> {
+    const EMPTY: Self = Self {
+        containers: None,
+        init_containers: None,
+        volumes: None,
+        image_pull_secrets: None,
+        readiness_gates: None,
+    };
+
     fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
         let mut spec = Self::default();
         scanner.object(|scanner, key| {
@@ -594,7 +612,8 @@ mod tests {
             {"name":"a","env":[{"name":"IS_INJECTED","value":"true"}]},
             {"name":"b","env":[{"name":"IS_INJECTED","value":"no"},{"name":"IS_INJECTED","value":"true"}]},
             {"name":"c"}]}}"#;
-        let spec = Pod::parse(json).unwrap().spec().unwrap();
+        let pod = Pod::parse(json).unwrap();
+        let spec = pod.spec().unwrap();
         let containers = spec.containers.iter().flatten();
         let injected: Vec<bool> = containers.map(|container| container.is_injected().unwrap()).collect();
         assert_eq!(injected, [true, false, false]);
@@ -618,6 +637,6 @@ mod tests {
     #[test]
     fn envs_that_are_no_list_are_refused_before_anything_is_appended_to_them() {
         let error = Pod::parse(r#"{"spec":{"containers":[{"env": {}}]}}"#).unwrap().spec().unwrap_err();
-        assert!(error.to_string().contains("expected an array at byte 23"), "{error}");
+        assert!(error.to_string().contains("expected an array at byte 31"), "{error}");
     }
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 /// How deep a skipped value may be nested; deeper documents are refused. Kubernetes has none deeper than about 30.
-const DEPTH: usize = 1024;
+const DEPTH: u32 = u128::BITS;
 
 /// The text is not the JSON that was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +76,11 @@ impl<'a> Scanner<'a> {
         &self.text[mark..self.at]
     }
 
+    /// Goes back to a mark, to read the value there in another way.
+    pub fn back_to(&mut self, mark: usize) {
+        self.at = mark;
+    }
+
     /// Reads an array: `item` is called for each element and must read it.
     pub fn array<E: From<ScanError>>(&mut self, mut item: impl FnMut(&mut Self) -> Result<(), E>) -> Result<(), E> {
         self.token(b'[', "an array")?;
@@ -102,8 +107,7 @@ impl<'a> Scanner<'a> {
             return Err(self.wrong("a string"));
         }
         let start = self.at;
-        let has_escapes = self.skip_string()?;
-        if has_escapes {
+        if self.skip_string()? {
             let unescaped: Result<String, _> = serde_json::from_str(&self.text[start..self.at]);
             return unescaped
                 .map(Cow::Owned)
@@ -144,9 +148,9 @@ impl<'a> Scanner<'a> {
         if self.at < self.text.len() { Err(self.wrong("the end of the document")) } else { Ok(()) }
     }
 
-    /// Reads any value. Brackets that are open are kept as bits: set for an object.
+    /// Reads any value. Brackets that are open are kept as bits, the innermost lowest: set for an object.
     pub fn skip(&mut self) -> Result<(), ScanError> {
-        let mut objects = [0_u64; DEPTH / 64];
+        let mut objects = 0_u128;
         let mut depth = 0;
         'value: loop {
             match self.peek() {
@@ -162,12 +166,9 @@ impl<'a> Scanner<'a> {
                         if depth == DEPTH {
                             return Err(self.wrong("a document that is not nested so deeply"));
                         }
-                        let bit = 1 << (depth % 64);
+                        objects = objects << 1 | u128::from(is_object);
                         if is_object {
-                            objects[depth / 64] |= bit;
                             self.skip_key()?;
-                        } else {
-                            objects[depth / 64] &= !bit;
                         }
                         depth += 1;
                         continue 'value;
@@ -184,7 +185,7 @@ impl<'a> Scanner<'a> {
                 if depth == 0 {
                     return Ok(());
                 }
-                let in_object = objects[(depth - 1) / 64] & (1 << ((depth - 1) % 64)) != 0;
+                let in_object = objects & 1 != 0;
                 match self.peek() {
                     b',' => {
                         self.at += 1;
@@ -198,6 +199,7 @@ impl<'a> Scanner<'a> {
                     _ => return Err(self.wrong("a comma or a closing bracket")),
                 }
                 self.at += 1;
+                objects >>= 1;
                 depth -= 1;
             }
         }
@@ -293,7 +295,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// The place of the first quote, backslash or control character from `at` on, or the end: eight bytes at a time.
-fn end_of_plain(bytes: &[u8], mut at: usize) -> usize {
+pub fn end_of_plain(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let equals = |word: u64, byte: u64| {
@@ -361,7 +363,7 @@ mod tests {
     #[test]
     fn depth_costs_no_stack_and_is_bounded() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(scan(&nested(DEPTH)).is_ok());
+        assert!(scan(&nested(DEPTH as usize)).is_ok());
         assert!(scan(&nested(1_000_000)).is_err());
     }
 

@@ -115,7 +115,7 @@ fn pod(tier: &str) -> Value {
                     {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
                 ]}},
             ],
-            "containers": [app("web", 20), app("cache", 10)],
+            "containers": [app("web", 27), app("cache", 15)],
             "restartPolicy": "Always",
             "terminationGracePeriodSeconds": 30,
             "dnsPolicy": "ClusterFirst",

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::edits::{Edits, EnvPlace, Injected, ListEdits, Secrets};
 use crate::pod::{Pod, Spec};
+use crate::scan::end_of_plain;
 
 /// The edits as the text of a JSON patch; `None` when there is nothing to change.
 pub fn encode(edits: &Edits<'_>, pod: &Pod<'_>, spec: &Spec<'_>) -> Option<String> {
@@ -165,24 +166,23 @@ pub(super) fn push_string(out: &mut String, text: &str) {
 
 /// Appends `text` as it stands inside a JSON string.
 fn push_escaped(out: &mut String, text: &str) {
+    out.reserve(text.len() + text.len() / 4);
     let mut rest = text;
-    while let Some(at) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
-        let (plain, special) = rest.split_at(at);
+    loop {
+        let (plain, special) = rest.split_at(end_of_plain(rest.as_bytes(), 0));
         out.push_str(plain);
-        let mut chars = special.chars();
-        match chars.next() {
-            Some('"') => out.push_str("\\\""),
-            Some('\\') => out.push_str("\\\\"),
-            Some('\n') => out.push_str("\\n"),
-            Some(control) => {
+        let Some(byte) = special.bytes().next() else { return };
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            control => {
                 // Writing to a String cannot fail.
-                let _ = write!(out, "\\u{:04x}", u32::from(control));
+                let _ = write!(out, "\\u{control:04x}");
             }
-            None => {}
         }
-        rest = chars.as_str();
+        rest = &special[1..];
     }
-    out.push_str(rest);
 }
 
 /// A key as a step of a JSON pointer (RSP-7).
@@ -197,13 +197,13 @@ mod tests {
 
     fn patch(pod: &str, edits: &Edits<'_>) -> String {
         let pod = Pod::parse(pod).unwrap();
-        encode(edits, &pod, &pod.spec().unwrap()).unwrap()
+        encode(edits, &pod, pod.spec().unwrap()).unwrap()
     }
 
     #[test]
     fn nothing_to_change_is_no_patch() {
         let pod = Pod::parse("{}").unwrap();
-        assert_eq!(encode(&Edits::default(), &pod, &pod.spec().unwrap()), None);
+        assert_eq!(encode(&Edits::default(), &pod, pod.spec().unwrap()), None);
     }
 
     #[test]

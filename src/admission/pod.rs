@@ -54,10 +54,10 @@ impl Refusal {
 
 /// Decides what happens to a pod that is being created in `namespace`. The result is the text of a JSON patch, or `None`
 /// when the pod stays as it is.
-pub fn mutate(
-    pod: &Pod<'_>,
+pub fn mutate<'a>(
+    pod: &Pod<'a>,
     namespace: &str,
-    snapshot: &Snapshot,
+    snapshot: &'a Snapshot,
     ambient: &Ambient,
     facts: &mut impl Recorder,
 ) -> Result<Option<String>, Refusal> {
@@ -73,17 +73,17 @@ pub fn mutate(
     let annotations = pod.metadata.annotations()?;
     let mut edits = Edits::default();
     if let Some(owner) = gate {
-        readiness::add_gate(&spec, owner, &mut edits, facts);
+        readiness::add_gate(spec, owner, &mut edits, facts);
     }
     metadata::patch(&annotations, &chosen, &mut edits, facts);
-    let target = Target { spec: &spec, labels, annotations: &annotations };
+    let target = Target { spec, labels, annotations: &annotations };
     inject::inject(&target, &chosen, &mut edits, facts)?;
     let own = spec.containers.as_deref().unwrap_or_default();
     launch::order(&pod.metadata, &annotations, own, &mut edits, ambient.random, facts)?;
     edits.containers.drop_unchanged(own);
     edits.init_containers.drop_unchanged(spec.init_containers.as_deref().unwrap_or_default());
     records::write(&annotations, &chosen, ambient.now, &mut edits, facts);
-    Ok(patch::encode(&edits, pod, &spec))
+    Ok(patch::encode(&edits, pod, spec))
 }
 
 /// The sets that apply, in order, each with its current spec or a revision of it.

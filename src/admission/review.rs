@@ -5,8 +5,7 @@
 
 use std::fmt::Write as _;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use serde_json::Value;
 
 use super::patch::push_string;
@@ -171,7 +170,14 @@ pub fn answer(body: &[u8], snapshot: &Snapshot, ambient: &Ambient) -> Answer {
     }
 }
 
-fn decide(version: &str, uid: &str, pod: &Pod<'_>, namespace: &str, snapshot: &Snapshot, ambient: &Ambient) -> Answer {
+fn decide<'a>(
+    version: &str,
+    uid: &str,
+    pod: &Pod<'a>,
+    namespace: &str,
+    snapshot: &'a Snapshot,
+    ambient: &Ambient,
+) -> Answer {
     let mut facts = Warnings::default();
     match mutate(pod, namespace, snapshot, ambient, &mut facts) {
         Ok(patch) => {
@@ -228,7 +234,7 @@ fn allowed(version: &str, uid: &str, patch: Option<&str>, warnings: &[String]) -
     body.push_str("\"allowed\":true,\"status\":{\"code\":200}");
     if let Some(patch) = patch {
         body.push_str(",\"patchType\":\"JSONPatch\",\"patch\":\"");
-        STANDARD.encode_string(patch, &mut body);
+        STANDARD.encode_append(patch, &mut body);
         body.push('"');
     }
     if !warnings.is_empty() {
