@@ -27,7 +27,7 @@ mod volumes;
 use std::fmt;
 
 use self::report::{Place, Report};
-use crate::api::json::Unknown;
+use crate::api::json::{DecodeError, Unknown};
 use crate::api::sidecarset::{InjectionRevision, SidecarSet};
 use crate::api::syntax;
 
@@ -116,6 +116,12 @@ fn check_change(report: &mut Report<'_>, new: &SidecarSet, old: &SidecarSet) {
                 format!("cannot change from {was} to {is}; create another SidecarSet for it"),
             );
         }
+    }
+}
+
+impl From<DecodeError> for Problem {
+    fn from(error: DecodeError) -> Self {
+        Self { field: error.path, message: error.message }
     }
 }
 
