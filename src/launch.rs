@@ -193,3 +193,22 @@ fn pod_name<'m>(metadata: &'m Metadata<'_>, mut random: u64) -> (Cow<'m, str>, b
     }
     (Cow::Owned(generated), true)
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::nothing("", "empty")]
+    #[case::too_large("99999999999999999999", "beyond 64 bits")]
+    #[case::spaced(" 4711", "white space")]
+    #[case::a_text("hunter2-s3cret", "14 characters")]
+    #[case::one_letter("x", "1 character ")]
+    fn a_value_that_is_no_priority_is_told_by_its_shape_only_pri_4(#[case] value: &str, #[case] words: &str) {
+        let error = LaunchError::Priority { container: "app".to_owned(), shape: Shape::of(value) }.to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(value.len() < 2 || !error.contains(value), "{error}");
+    }
+}
