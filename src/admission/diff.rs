@@ -37,7 +37,11 @@ fn compare(operations: &mut Vec<Value>, path: &str, sent: &Value, before: &Value
                 compare(operations, &format!("{path}/{index}"), sent, before, after);
             }
         }
-        _ => operations.push(json!({"op": "replace", "path": path, "value": news(before, after)})),
+        _ => {
+            // A list may stand for an object; what is not repeated of it would be lost.
+            let value = if sent.is_null() { news(before, after) } else { after.clone() };
+            operations.push(json!({"op": "replace", "path": path, "value": value}));
+        }
     }
 }
 
@@ -83,6 +87,10 @@ mod tests {
             {"op": "add", "path": "/0/y", "value": 1},
             {"op": "replace", "path": "/1", "value": {"y": 1}},
         ])),
+    )]
+    #[case::a_list_in_place_of_an_object(
+        json!({"a": [1]}), json!({"a": {"z": 1}}), json!({"a": {"z": 1, "y": 1}}),
+        Some(json!([{"op": "replace", "path": "/a", "value": {"z": 1, "y": 1}}])),
     )]
     #[case::zero_values_of_the_types(json!({"x": 1}), json!({"a": {}, "b": 0}), json!({"a": {}, "b": 0}), None)]
     fn only_what_was_done_is_patched_rsp_5(
