@@ -1,17 +1,23 @@
-//! From the socket to the answer: `server` (TLS, limits) → the routes below → `review` → `pod` → `patch`.
+//! From the socket to the answer: `server` (TLS, limits) → the table of [`routes`] below → the function of the path.
 //!
 //! A handler reads the body, takes one snapshot and answers; it holds nothing across an await and calls nobody.
 
 pub mod certs;
+pub mod convert;
+pub mod diff;
+pub mod envelope;
 pub mod patch;
 pub mod pod;
 pub mod review;
 pub mod server;
+pub mod sidecarset;
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -20,20 +26,61 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::Metrics;
-use review::{Answer, Outcome};
+use crate::store::{Objects, Snapshot};
+use crate::telemetry::{Admissions, Metrics};
+use envelope::{Answer, Failure, Named, Outcome};
+use pod::Ambient;
 use server::Limits;
 
 /// Path of the pod webhook (WH-2).
 pub const MUTATE_POD: &str = "/mutate-pod";
+/// Path that defaults and hashes SidecarSets (WH-2).
+pub const MUTATE_SIDECARSET: &str = "/mutate-apps-kruise-io-sidecarset";
+/// Path that validates SidecarSets (WH-2).
+pub const VALIDATE_SIDECARSET: &str = "/validate-apps-kruise-io-sidecarset";
 
 /// Answers the body of one request.
 pub type Admit = Box<dyn Fn(&[u8]) -> Answer + Send + Sync>;
 
+/// A path that takes POST, and what answers there.
+pub struct Route {
+    /// The path; it is also a label of metrics.
+    pub path: &'static str,
+    /// Answers a body.
+    pub admit: Admit,
+    /// Answers a body that `admit` does not get to see, or crashes over.
+    pub fail: fn(&[u8], Failure) -> Answer,
+}
+
+/// What the functions of the table read. Each request takes what is newest.
+pub struct Sources {
+    /// For pods.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// For SidecarSets; `None` where no API server asks about them.
+    pub objects: Option<Arc<ArcSwap<Objects>>>,
+    /// The clock and the dice.
+    pub ambient: fn() -> Ambient,
+}
+
+/// Path → function (WH-2).
+pub fn routes(sources: Sources) -> Vec<Route> {
+    let Sources { snapshot, objects, ambient } = sources;
+    let mut routes =
+        vec![Route::of_reviews(MUTATE_POD, move |body| review::answer(body, &snapshot.load(), &ambient()))];
+    if let Some(objects) = objects {
+        routes.extend([
+            Route::of_reviews(MUTATE_SIDECARSET, sidecarset::mutate),
+            Route::of_reviews(VALIDATE_SIDECARSET, move |body| sidecarset::validate(body, &objects.load())),
+            convert::route(),
+        ]);
+    }
+    routes
+}
+
 /// What the handlers share.
 pub struct Webhook {
-    /// Answers one review.
-    pub admit: Admit,
+    /// The paths that take POST.
+    pub routes: Vec<Route>,
     /// Limits of a request.
     pub limits: Limits,
     /// Counters.
@@ -42,47 +89,111 @@ pub struct Webhook {
     pub shutdown: CancellationToken,
 }
 
-/// All routes.
-pub fn router(webhook: Webhook) -> Router {
-    Router::new()
-        .route(MUTATE_POD, post(mutate_pod).fallback(use_post))
+/// All paths: those of the table, and those for who runs the process.
+pub fn router(mut webhook: Webhook) -> Router {
+    let routes = std::mem::take(&mut webhook.routes);
+    let paths: Vec<&str> = routes.iter().map(|route| route.path).collect();
+    let nothing_here = format!("nothing here; there are {}, /healthz, /readyz and /metrics\n", paths.join(", "));
+    let webhook = Arc::new(webhook);
+
+    let mut router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .fallback(not_found)
-        .with_state(Arc::new(webhook))
+        .route("/metrics", get(metrics));
+    for route in routes {
+        let admissions = webhook.metrics.admissions(route.path);
+        let posted = Arc::new(Posted { webhook: Arc::clone(&webhook), route, admissions });
+        let path = posted.route.path;
+        let handler = move |request| Arc::clone(&posted).answer(request);
+        router = router.route(path, post(handler).fallback(use_post));
+    }
+    router.fallback(|| async { (StatusCode::NOT_FOUND, nothing_here) }).with_state(webhook)
 }
 
-async fn mutate_pod(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
-    let started = Instant::now();
-    let (head, body) = request.into_parts();
-    let body = match server::read_body(body, &webhook.limits).await {
-        Ok(body) => body,
-        Err(error) => {
-            webhook.metrics.record(Outcome::Anonymous, started.elapsed());
-            tracing::info!(%error, "body not read");
-            return (error.status(), format!("{error}\n")).into_response();
+/// One path of the running server.
+struct Posted {
+    webhook: Arc<Webhook>,
+    route: Route,
+    admissions: Admissions,
+}
+
+// === impl Route ===
+
+impl Route {
+    /// A path that takes AdmissionReviews.
+    pub fn of_reviews(path: &'static str, admit: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
+        Self { path, admit: Box::new(admit), fail: envelope::failed }
+    }
+}
+
+// === impl Posted ===
+
+impl Posted {
+    async fn answer(self: Arc<Self>, request: Request) -> Response {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        let body = match server::read_body(body, &self.webhook.limits).await {
+            Ok(body) => body,
+            Err(error) => {
+                self.admissions.record(Outcome::Anonymous, started.elapsed());
+                tracing::info!(path = self.route.path, %error, "body not read");
+                return (error.status(), format!("{error}\n")).into_response();
+            }
+        };
+        let is_json = is_json(&head.headers);
+        let answer = if is_json { self.admit(&body) } else { (self.route.fail)(&body, Failure::MediaType) };
+        self.admissions.record(answer.outcome, started.elapsed());
+        self.log(&body, &answer);
+        let status = match answer.outcome {
+            _ if !is_json => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Outcome::Anonymous => StatusCode::BAD_REQUEST,
+            _ => StatusCode::OK,
+        };
+        (status, [(header::CONTENT_TYPE, "application/json")], Body::from(answer.body)).into_response()
+    }
+
+    /// WH-10: a crash costs this one request. Nothing is shared that it could leave half-done: a snapshot is immutable.
+    fn admit(&self, body: &[u8]) -> Answer {
+        catch_unwind(AssertUnwindSafe(|| (self.route.admit)(body))).unwrap_or_else(|panic| {
+            let reason = reason(&*panic).to_owned();
+            Answer { message: Some(reason), ..(self.route.fail)(body, Failure::Crash) }
+        })
+    }
+
+    /// Says what became of a request. The body is looked into for its names only when the line is written.
+    fn log(&self, body: &[u8], answer: &Answer) {
+        macro_rules! line {
+            ($level:ident, $message:literal) => {
+                if tracing::enabled!(tracing::Level::$level) {
+                    let Named { uid, operation, namespace, name } = Named::of(body);
+                    let error = answer.message.as_deref();
+                    let (path, outcome) = (self.route.path, answer.outcome.name());
+                    tracing::event!(
+                        tracing::Level::$level,
+                        path,
+                        uid,
+                        operation,
+                        namespace,
+                        name,
+                        outcome,
+                        error,
+                        $message
+                    );
+                }
+            };
         }
-    };
-    if !is_json(&head.headers) {
-        let message =
-            "the media type is not application/json; send the AdmissionReview with content-type: application/json";
-        let answer = review::unreadable(&body, message);
-        webhook.metrics.record(answer.outcome, started.elapsed());
-        return respond(StatusCode::UNSUPPORTED_MEDIA_TYPE, answer);
+        match answer.outcome {
+            Outcome::Unchanged | Outcome::Patched => line!(DEBUG, "admitted"),
+            Outcome::Refused | Outcome::Malformed | Outcome::Anonymous => line!(INFO, "not admitted"),
+            Outcome::Crashed => line!(ERROR, "not admitted, as its handler crashed"),
+        }
     }
-    // WH-10: a crash costs this one request. Nothing is shared that it could leave half-done: a snapshot is immutable.
-    let answer = catch_unwind(AssertUnwindSafe(|| (webhook.admit)(&body))).unwrap_or_else(|_| review::crashed(&body));
-    webhook.metrics.record(answer.outcome, started.elapsed());
-    let status = if answer.outcome == Outcome::Anonymous { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-    respond(status, answer)
 }
 
-fn respond(status: StatusCode, answer: Answer) -> Response {
-    if let Some(message) = &answer.message {
-        tracing::info!(outcome = ?answer.outcome, error = message, "pod not admitted");
-    }
-    (status, [(header::CONTENT_TYPE, "application/json")], Body::from(answer.body)).into_response()
+/// What a panic said.
+fn reason(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    envelope::shortened(said.unwrap_or("a panic without words"))
 }
 
 /// Whether the body is said to be JSON, parameters such as a charset aside.
@@ -93,13 +204,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 async fn use_post() -> Response {
-    let message = "this path takes POST with an AdmissionReview as application/json\n";
+    let message = "this path takes POST with a review as application/json\n";
     (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")], message).into_response()
-}
-
-async fn not_found() -> Response {
-    let message = format!("nothing here; there are {MUTATE_POD}, /healthz, /readyz and /metrics\n");
-    (StatusCode::NOT_FOUND, message).into_response()
 }
 
 async fn readyz(State(webhook): State<Arc<Webhook>>) -> Response {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::certs::{self, Paths, Resolver};
 use crate::admission::pod::Ambient;
 use crate::admission::server::{Bound, Drained, Limits, Server};
-use crate::admission::{Webhook, review, router};
+use crate::admission::{Sources, Webhook, router, routes};
 use crate::store::Snapshot;
 use crate::store::files::{self, Loaded, Notice};
 use crate::telemetry::Metrics;
@@ -105,9 +105,8 @@ impl Running {
 
     /// Serves until `shutdown`, then lets requests in flight end.
     pub async fn run(self, shutdown: CancellationToken) -> Drained {
-        let snapshot = Arc::clone(&self.snapshot);
         let webhook = Webhook {
-            admit: Box::new(move |body| review::answer(body, &snapshot.load(), &ambient())),
+            routes: routes(Sources { snapshot: Arc::clone(&self.snapshot), objects: None, ambient }),
             limits: self.settings.limits.clone(),
             metrics: Arc::clone(&self.metrics),
             shutdown: shutdown.clone(),

@@ -226,7 +226,8 @@ fn drop_status(object: &mut Map<String, Value>, members: &[&str]) {
 // === impl Version ===
 
 impl Version {
-    fn parse(api_version: &str) -> Result<Self, ConvertError> {
+    /// Reads an `apiVersion`.
+    pub fn parse(api_version: &str) -> Result<Self, ConvertError> {
         match api_version {
             names::V1ALPHA1 => Ok(Self::V1alpha1),
             names::V1BETA1 => Ok(Self::V1beta1),

@@ -4,6 +4,7 @@
 //! controller writes that key. Runs after injection, so sidecars take part.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::json;
 
@@ -21,18 +22,31 @@ const GENERATED_SUFFIX: usize = 5;
 pub enum LaunchError {
     /// A priority that is no number (PRI-4).
     #[error(
-        "container {container}: env {} is {value:?}, but a priority is a whole number such as 10 or -1",
+        "container {container}: env {} is {shape}, but a priority is a whole number such as 10 or -1",
         names::PRIORITY_ENV
     )]
     Priority {
         /// Name of the container.
         container: String,
-        /// What stands there, shortened.
-        value: String,
+        /// What stands there, without a character of it: it may be a secret that went astray.
+        shape: Shape,
     },
     /// The pod cannot be read.
     #[error(transparent)]
     Pod(#[from] PodError),
+}
+
+/// What a value that is no priority looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Nothing at all, or taken from elsewhere by `valueFrom`.
+    Empty,
+    /// Digits that do not fit into 64 bits.
+    TooLarge,
+    /// A whole number with white space around it.
+    Spaced,
+    /// Anything else, by its number of characters.
+    Text(usize),
 }
 
 /// Whether the pod itself may ask for an order of its containers. A sidecar may too: see
@@ -96,6 +110,35 @@ pub fn order(
     Ok(())
 }
 
+// === impl Shape ===
+
+impl Shape {
+    fn of(value: &str) -> Self {
+        let digits = value.strip_prefix(['+', '-']).unwrap_or(value);
+        if value.is_empty() {
+            Self::Empty
+        } else if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            Self::TooLarge
+        } else if value.trim().parse::<i64>().is_ok() {
+            Self::Spaced
+        } else {
+            Self::Text(value.chars().count())
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("empty or not a plain value"),
+            Self::TooLarge => f.write_str("a number beyond 64 bits"),
+            Self::Spaced => f.write_str("a number with white space around it"),
+            Self::Text(1) => f.write_str("1 character that is no digit"),
+            Self::Text(length) => write!(f, "{length} characters that are not all digits"),
+        }
+    }
+}
+
 /// PRI-3.
 fn by_position(index: usize) -> i64 {
     -i64::try_from(index).unwrap_or(i64::MAX)
@@ -116,10 +159,9 @@ fn by_env(containers: &[Final<'_, '_>], own: &[Container<'_>]) -> Result<Vec<i64
         };
         priorities.push(match value {
             None => 0,
-            Some(value) => value.parse().map_err(|_| LaunchError::Priority {
-                container: name.to_owned(),
-                value: value.chars().take(40).collect(),
-            })?,
+            Some(value) => value
+                .parse()
+                .map_err(|_| LaunchError::Priority { container: name.to_owned(), shape: Shape::of(&value) })?,
         });
     }
     Ok(priorities)
@@ -150,4 +192,23 @@ fn pod_name<'m>(metadata: &'m Metadata<'_>, mut random: u64) -> (Cow<'m, str>, b
         random /= letters;
     }
     (Cow::Owned(generated), true)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::nothing("", "empty")]
+    #[case::too_large("99999999999999999999", "beyond 64 bits")]
+    #[case::spaced(" 4711", "white space")]
+    #[case::a_text("hunter2-s3cret", "14 characters")]
+    #[case::one_letter("x", "1 character ")]
+    fn a_value_that_is_no_priority_is_told_by_its_shape_only_pri_4(#[case] value: &str, #[case] words: &str) {
+        let error = LaunchError::Priority { container: "app".to_owned(), shape: Shape::of(value) }.to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(value.len() < 2 || !error.contains(value), "{error}");
+    }
 }

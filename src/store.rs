@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::api::json::{Unknown, decode};
 use crate::api::names;
-use crate::api::sidecarset::{InjectionRevision, SidecarSetSpec};
+use crate::api::sidecarset::{InjectionRevision, SidecarSet, SidecarSetSpec};
 use crate::pod::Pairs;
 use crate::sidecarset::admit::{Stored, admit};
 use crate::sidecarset::compiled::{CompileError, Compiled, Restored, RevisionError};
@@ -73,6 +73,18 @@ impl Objects {
     /// when there are errors.
     pub fn apply_sidecarset(&mut self, document: Value) -> Findings {
         let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let old = self.sets.get(&name).map(|stored| &stored.set);
+        let (stored, findings) = self.judge(document, old);
+        if let Some(stored) = stored {
+            self.sets.insert(name, stored);
+        }
+        findings
+    }
+
+    /// Judges a SidecarSet in either version beside the others, as a create or as an update of `old`. The set is there
+    /// when there are no errors.
+    pub fn judge(&self, document: Value, old: Option<&SidecarSet>) -> (Option<Stored>, Findings) {
+        let name = document["metadata"]["name"].as_str().unwrap_or_default();
         let others = self.sets.values().map(|stored| &stored.set).filter(|set| set.metadata.name != name).collect();
         let around = Surroundings {
             others,
@@ -80,12 +92,7 @@ impl Objects {
             metadata_defaults_allowed: false,
             revisions: self,
         };
-        let old = self.sets.get(&name).map(|stored| &stored.set);
-        let (stored, findings) = admit(document, old, &around);
-        if let Some(stored) = stored {
-            self.sets.insert(name, stored);
-        }
-        findings
+        admit(document, old, &around)
     }
 
     /// Applies a Namespace. As the API server does, its name is among its labels.

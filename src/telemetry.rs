@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::admission::review::Outcome;
+use crate::admission::envelope::Outcome;
 use crate::admission::server::Counts;
 
 /// How log lines look.
@@ -48,20 +48,18 @@ struct Rim {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: [Counter; OUTCOMES.len()],
-    duration: Histogram,
+    requests: Family<[(&'static str, &'static str); 2], Counter>,
+    durations: Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>,
     sidecarsets: Gauge,
     reloads: [Counter; 2],
 }
 
-const OUTCOMES: [(Outcome, &str); 6] = [
-    (Outcome::Unchanged, "unchanged"),
-    (Outcome::Patched, "patched"),
-    (Outcome::Refused, "refused"),
-    (Outcome::Malformed, "malformed"),
-    (Outcome::Anonymous, "anonymous"),
-    (Outcome::Crashed, "crashed"),
-];
+/// Metrics of one path.
+#[derive(Debug)]
+pub struct Admissions {
+    requests: [Counter; Outcome::ALL.len()],
+    duration: Histogram,
+}
 
 /// Bounds in seconds, from a pod that nothing selects to the deadline.
 const BUCKETS: [f64; 12] =
@@ -74,14 +72,14 @@ impl Metrics {
     /// seconds since 1970.
     pub fn new(counts: Arc<Counts>, expiry: impl Fn() -> Option<i64> + Send + Sync + 'static) -> Self {
         let mut registry = Registry::with_prefix("outrigger");
-        let requests: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
-        registry.register("admission_requests", "Admission requests by outcome", requests.clone());
-        let duration = Histogram::new(BUCKETS);
+        let requests = Family::default();
+        registry.register("admission_requests", "Admission requests by path and outcome", requests.clone());
+        let durations = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
         registry.register_with_unit(
             "admission_duration",
-            "Time from a request's head to its answer",
+            "Time from a request's head to its answer, by path",
             Unit::Seconds,
-            duration.clone(),
+            durations.clone(),
         );
         let sidecarsets = Gauge::default();
         registry.register("sidecarsets", "SidecarSets in use", sidecarsets.clone());
@@ -89,20 +87,22 @@ impl Metrics {
         registry.register("reloads", "Changes of the manifests, taken or refused", reloads.clone());
         registry.register_collector(Box::new(Rim { counts, expiry: Box::new(expiry) }));
         Self {
-            requests: OUTCOMES.map(|(_, name)| requests.get_or_create(&[("outcome", name)]).clone()),
             reloads: ["taken", "refused"].map(|name| reloads.get_or_create(&[("result", name)]).clone()),
             registry,
-            duration,
+            requests,
+            durations,
             sidecarsets,
         }
     }
 
-    /// Counts one admission request.
-    pub fn record(&self, outcome: Outcome, duration: Duration) {
-        if let Some(place) = OUTCOMES.iter().position(|(known, _)| *known == outcome) {
-            self.requests[place].inc();
+    /// Metrics of one path of the webhook's table. Every series of it is there from the start.
+    pub fn admissions(&self, path: &'static str) -> Admissions {
+        let requests =
+            |outcome: Outcome| self.requests.get_or_create(&[("path", path), ("outcome", outcome.name())]).clone();
+        Admissions {
+            requests: Outcome::ALL.map(requests),
+            duration: self.durations.get_or_create(&[("path", path)]).clone(),
         }
-        self.duration.observe(duration.as_secs_f64());
     }
 
     /// Notes that the manifests were read again, and how many sets are in use.
@@ -121,6 +121,18 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+// === impl Admissions ===
+
+impl Admissions {
+    /// Counts one request.
+    pub fn record(&self, outcome: Outcome, duration: Duration) {
+        if let Some(place) = Outcome::ALL.iter().position(|known| *known == outcome) {
+            self.requests[place].inc();
+        }
+        self.duration.observe(duration.as_secs_f64());
     }
 }
 

@@ -16,7 +16,7 @@ use kube::core::admission::{AdmissionResponse, AdmissionReview};
 use outrigger::admission::pod::Ambient;
 use outrigger::admission::review::{self, Outcome};
 use outrigger::admission::server::Limits;
-use outrigger::admission::{Admit, MUTATE_POD, Webhook, router};
+use outrigger::admission::{MUTATE_POD, Route, Webhook, router};
 use outrigger::api::names;
 use outrigger::store::{Objects, Snapshot};
 use outrigger::telemetry::Metrics;
@@ -75,14 +75,14 @@ async fn start() -> Result<Running> {
 
 async fn start_with(limits: Limits) -> Result<Running> {
     let snapshot = snapshot();
-    let admit: Admit = Box::new(move |body| {
+    let pods = Route::of_reviews(MUTATE_POD, move |body| {
         assert!(!contains(body, CRASH), "as asked");
         review::answer(body, &snapshot, &ambient())
     });
     let of_router = limits.clone();
     let build = move |counts, shutdown| {
         let metrics = Arc::new(Metrics::new(counts, || Some(0)));
-        router(Webhook { admit, limits: of_router, metrics, shutdown })
+        router(Webhook { routes: vec![pods], limits: of_router, metrics, shutdown })
     };
     support::start_with(build, limits, Duration::from_secs(5)).await
 }
@@ -504,7 +504,10 @@ async fn a_crash_costs_one_request_and_not_its_connection_wh_10() -> Result<()> 
         assert!(as_kube_reads(&after)?.1.patch.is_some());
     }
     let metrics = text(&server.connect(Http::Two).await?.get("/metrics").await?);
-    assert!(metrics.contains("outrigger_admission_requests_total{outcome=\"crashed\"} 4\n"), "{metrics}");
+    assert!(
+        metrics.contains("outrigger_admission_requests_total{path=\"/mutate-pod\",outcome=\"crashed\"} 4\n"),
+        "{metrics}"
+    );
     Ok(())
 }
 
@@ -580,14 +583,14 @@ async fn metrics_are_named_after_us_and_count_every_outcome() -> Result<()> {
             connection.post(MUTATE_POD, body.clone()).await?;
             sent += 1;
         }
-        let name = format!("outrigger_admission_requests_total{{outcome=\"{outcome}\"}}");
+        let name = format!("outrigger_admission_requests_total{{path=\"/mutate-pod\",outcome=\"{outcome}\"}}");
         connection.ready().await?;
         let after = text(&connection.get("/metrics").await?);
         let moved = sample(&after, &name) - sample(&before, &name);
         assert!((moved - f64::from(times)).abs() < f64::EPSILON, "{outcome} moved by {moved}");
     }
     let after = text(&connection.get("/metrics").await?);
-    let timed = sample(&after, "outrigger_admission_duration_seconds_count");
+    let timed = sample(&after, "outrigger_admission_duration_seconds_count{path=\"/mutate-pod\"}");
     assert!((timed - f64::from(sent)).abs() < f64::EPSILON, "{timed} of {sent} were timed");
     server.connect(Http::One).await?;
     let later = text(&connection.get("/metrics").await?);

@@ -186,7 +186,7 @@ fn push_escaped(out: &mut String, text: &str) {
 }
 
 /// A key as a step of a JSON pointer (RSP-7).
-fn pointer(key: &str) -> Cow<'_, str> {
+pub(super) fn pointer(key: &str) -> Cow<'_, str> {
     if key.contains(['~', '/']) { Cow::Owned(key.replace('~', "~0").replace('/', "~1")) } else { Cow::Borrowed(key) }
 }
 

@@ -38,14 +38,9 @@ impl Stored {
             names::V1ALPHA1 => {
                 decode::<v1alpha1::SidecarSet>(&document).map(|(set, unknown)| (SidecarSet::from(set), unknown))
             }
-            other => {
-                return Err(Problem {
-                    field: "apiVersion".to_owned(),
-                    message: format!("{other:?} is not served; use {} or {}", names::V1BETA1, names::V1ALPHA1),
-                });
-            }
+            other => return Err(not_served(other)),
         };
-        let (mut set, mut unknown) = decoded.map_err(|error| Problem { field: error.path, message: error.message })?;
+        let (mut set, mut unknown) = decoded.map_err(Problem::from)?;
         let mut warnings = Vec::new();
         // A member of the other version: kept, it would come to mean something when the object is read in that one.
         for (foreign, member, instead, label) in FOREIGN {
@@ -57,8 +52,7 @@ impl Stored {
             }
         }
         warnings.extend(unknown.paths().filter_map(meaningless));
-        defaults::apply(&mut set, &unknown);
-        Hashes::of(&set.spec).annotate(&mut set);
+        complete(&mut set, &unknown);
         Ok((Self { set, unknown }, warnings))
     }
 
@@ -69,6 +63,48 @@ impl Stored {
         value["apiVersion"] = names::V1BETA1.into();
         value["kind"] = "SidecarSet".into();
         value
+    }
+}
+
+/// What defaulting and hashing do to a document in its own version (SSD-1, SSD-9).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Defaulted {
+    /// The document as the types print it.
+    pub before: Value,
+    /// The same, defaulted and hashed.
+    pub after: Value,
+}
+
+impl Defaulted {
+    /// Defaults a document of either version. Both have the same defaults, and of members of the same names.
+    pub fn of(document: &Value) -> Result<Self, Problem> {
+        let version = document["apiVersion"].as_str().unwrap_or_default();
+        let mut document = document.clone();
+        match version {
+            names::V1BETA1 => {}
+            // What is only in v1beta1 means nothing here, so it may be anything.
+            names::V1ALPHA1 => {
+                document.get_mut("spec").and_then(Value::as_object_mut).map(|spec| spec.remove("customVersion"));
+            }
+            other => return Err(not_served(other)),
+        }
+        let (mut set, unknown) = decode::<SidecarSet>(&document).map_err(Problem::from)?;
+        let before = json!(set);
+        complete(&mut set, &unknown);
+        Ok(Self { before, after: json!(set) })
+    }
+}
+
+/// Defaults, then hashes.
+fn complete(set: &mut SidecarSet, unknown: &Unknown) {
+    defaults::apply(set, unknown);
+    Hashes::of(&set.spec).annotate(set);
+}
+
+fn not_served(version: &str) -> Problem {
+    Problem {
+        field: "apiVersion".to_owned(),
+        message: format!("{version:?} is not served; use {} or {}", names::V1BETA1, names::V1ALPHA1),
     }
 }
 

@@ -5,6 +5,7 @@
 //! specification says `BETTER`; a stricter rule of ours is an error only where the object could never work, else a
 //! warning, so that no manifest has to change for the switch.
 
+mod changes;
 mod conflicts;
 mod containers;
 mod env;
@@ -27,7 +28,7 @@ mod volumes;
 use std::fmt;
 
 use self::report::{Place, Report};
-use crate::api::json::Unknown;
+use crate::api::json::{DecodeError, Unknown};
 use crate::api::sidecarset::{InjectionRevision, SidecarSet};
 use crate::api::syntax;
 
@@ -82,7 +83,7 @@ pub fn validate(new: &SidecarSet, unknown: &Unknown, old: Option<&SidecarSet>, a
     patches::check(&mut report, new, around);
     check_custom_version(&mut report, new);
     if let Some(old) = old {
-        check_change(&mut report, new, old);
+        changes::check(&mut report, new, old);
     }
     if report.is_clean() {
         conflicts::check(&mut report, new, &around.others);
@@ -95,27 +96,9 @@ fn check_custom_version(report: &mut Report<'_>, set: &SidecarSet) {
     report.syntax(&Place::spec().member("customVersion"), &set.spec.custom_version, syntax::label_value);
 }
 
-/// SSU-1 and SSU-2; everything else may change.
-fn check_change(report: &mut Report<'_>, new: &SidecarSet, old: &SidecarSet) {
-    let list = Place::spec().member("containers");
-    for (index, container) in new.containers().iter().enumerate() {
-        let at = list.item(index);
-        let Some(before) = old.containers().iter().find(|before| before.name == container.name) else {
-            let name = report::quote(&container.name);
-            report.error(
-                &at.member("name"),
-                format!("{name} is new, and containers cannot be added or renamed after creation; create another SidecarSet for it"),
-            );
-            continue;
-        };
-        let (was, is) = (&before.upgrade_strategy.upgrade_type, &container.upgrade_strategy.upgrade_type);
-        if !was.is_empty() && was != is {
-            let (was, is) = (report::quote(was), report::quote(is));
-            report.error(
-                &at.member("upgradeStrategy").member("upgradeType"),
-                format!("cannot change from {was} to {is}; create another SidecarSet for it"),
-            );
-        }
+impl From<DecodeError> for Problem {
+    fn from(error: DecodeError) -> Self {
+        Self { field: error.path, message: error.message }
     }
 }
 

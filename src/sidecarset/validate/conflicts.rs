@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::containers::{Made, made, made_init};
+use super::containers::{Made, entries, fate, made, made_init, source};
 use super::overlap::{can_meet, overlap};
 use super::report::{Gravity, Place, Report, quote};
 use crate::api::container::SidecarContainer;
@@ -18,6 +18,7 @@ pub(super) fn check(report: &mut Report<'_>, new: &SidecarSet, others: &[&Sideca
     for other in others {
         if let Some(gravity) = meeting(new, other) {
             check_names(report, gravity, new, other);
+            check_sources(report, new, other);
             check_volumes(report, gravity, new, other);
             check_patches(report, gravity, new, other);
         }
@@ -77,6 +78,38 @@ fn check_names(report: &mut Report<'_>, gravity: Gravity, new: &SidecarSet, othe
     };
     check("initContainers", new.init_containers(), other.init_containers(), made_init);
     check("containers", new.containers(), other.containers(), made);
+}
+
+/// A container that one of the two takes envs from is a pod's own (TE-4), and the other makes one of that name.
+fn check_sources(report: &mut Report<'_>, new: &SidecarSet, other: &SidecarSet) {
+    let shown = quote(&other.metadata.name);
+    let others = entries(other);
+    for (list, entries, made_by) in entries(new) {
+        for (index, entry) in entries.iter().enumerate() {
+            let clash = made_by(entry).into_iter().find_map(|name| Some((source(other, &name)?, name)));
+            if let Some((source, name)) = clash {
+                let (name, fate) = (quote(&name), fate(list));
+                let message = format!(
+                    "makes a container called {name}, but SidecarSet {shown} takes envs from a container of the pod of that name ({source}), which {fate}; rename this one"
+                );
+                report.warn(&Place::spec().member(list).item(index).member("name"), message);
+            }
+            for (place, transfer) in entry.transfer_env.iter().enumerate() {
+                let name = &transfer.source_container_name;
+                let makes = |(_, entries, made_by): &(&str, &[SidecarContainer], Made)| {
+                    entries.iter().any(|entry| made_by(entry).contains(name))
+                };
+                if transfer.source_container_name_from.is_none() && others.iter().any(makes) {
+                    let at = Place::spec().member(list).item(index).member("transferEnv").item(place);
+                    let message = format!(
+                        "{} is a container that SidecarSet {shown} makes, in place of the pod's own of that name; name another one",
+                        quote(name),
+                    );
+                    report.warn(&at.member("sourceContainerName"), message);
+                }
+            }
+        }
+    }
 }
 
 /// SSC-3.

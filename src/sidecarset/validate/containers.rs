@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::report::{Gravity, Place, Report, quote};
 use super::{env, mounts, ports, probes, resources, security};
-use crate::api::container::SidecarContainer;
+use crate::api::container::{SidecarContainer, TransferEnvVar};
 use crate::api::sidecarset::SidecarSet;
 use crate::api::syntax;
 
@@ -31,6 +31,7 @@ pub(super) fn check(report: &mut Report<'_>, set: &SidecarSet) {
         check_plain(report, &at, container);
     }
     check_names(report, set);
+    check_sources(report, set);
     ports::check_host_ports(report, &spec, set);
 }
 
@@ -179,6 +180,47 @@ fn check_names(report: &mut Report<'_>, set: &SidecarSet) {
             makers.entry(name).or_insert_with(|| at.clone());
         }
     }
+}
+
+/// A container that the set takes envs from is one of the pod's own (TE-4). One that the set makes under that name takes
+/// its place (ORD-6), or clashes with it when it is an init container.
+fn check_sources(report: &mut Report<'_>, set: &SidecarSet) {
+    for (list, entries, made_by) in entries(set) {
+        for (index, entry) in entries.iter().enumerate() {
+            let clash = made_by(entry).into_iter().find_map(|name| Some((source(set, &name)?, name)));
+            if let Some((source, name)) = clash {
+                let message = format!(
+                    "makes a container called {}, but {source} takes envs from a container of the pod of that name, which {}; rename this one",
+                    quote(&name),
+                    fate(list),
+                );
+                report.warn(&Place::spec().member(list).item(index).member("name"), message);
+            }
+        }
+    }
+}
+
+/// What becomes of a pod's own container when an entry of `list` makes one of its name.
+pub(super) fn fate(list: &str) -> &'static str {
+    if list == "containers" { "this one replaces" } else { "keeps the API server from creating the pod" }
+}
+
+/// Where `set` names a container of the pod to take envs from.
+pub(super) fn source(set: &SidecarSet, name: &str) -> Option<String> {
+    entries(set).into_iter().find_map(|(list, entries, _)| {
+        entries.iter().enumerate().find_map(|(index, entry)| {
+            let named = |transfer: &TransferEnvVar| {
+                transfer.source_container_name_from.is_none() && transfer.source_container_name == name
+            };
+            let transfer = entry.transfer_env.iter().position(named)?;
+            Some(format!("spec.{list}[{index}].transferEnv[{transfer}]"))
+        })
+    })
+}
+
+/// Both lists of a set, with what their entries become.
+pub(super) fn entries(set: &SidecarSet) -> [(&'static str, &[SidecarContainer], Made); 2] {
+    [("initContainers", set.init_containers(), made_init), ("containers", set.containers(), made)]
 }
 
 /// The names of the containers that an entry becomes in a pod.

@@ -11,11 +11,27 @@ use crate::api::syntax;
 pub(super) fn check(report: &mut Report<'_>, spec: &SidecarSetSpec) {
     let at = Place::spec().member("selector");
     match &spec.selector {
-        Some(selector) => check_selector(report, &at, selector),
+        Some(selector) => {
+            check_selector(report, &at, selector);
+            check_breadth(report, &at, spec, selector);
+        }
         None => report.error(&at, "is required; say which pods get the sidecars"),
     }
     if let Some(selector) = &spec.namespace_selector {
         check_selector(report, &Place::spec().member("namespaceSelector"), selector);
+    }
+}
+
+/// A selector that only says which pods it does not want is legal, and takes in the pods of every system component.
+fn check_breadth(report: &mut Report<'_>, at: &Place, spec: &SidecarSetSpec, selector: &LabelSelector) {
+    let excludes = |expression: &LabelSelectorRequirement| matches!(&*expression.operator, "NotIn" | "DoesNotExist");
+    let expressions = &selector.match_expressions;
+    if selector.match_labels.is_empty() && !expressions.is_empty() && expressions.iter().all(excludes) {
+        let area = if spec.namespace_selector.is_some() { "the selected namespaces" } else { "all namespaces" };
+        report.warn(
+            at,
+            format!("only excludes pods, so it selects every other pod of {area}, those without any label too; add a label that the pods must have"),
+        );
     }
 }
 

@@ -105,6 +105,33 @@ fn a_clash_that_the_reference_overlooks_is_told(#[case] new: Value, #[case] othe
     assert_eq!(fields(&findings.warnings), CONTAINER);
 }
 
+#[rstest]
+#[case::the_other_takes_envs(
+    apart(json!({})),
+    container(json!({"transferEnv": [{"sourceContainerName": "lonely", "envName": "A"}]})),
+    CONTAINER,
+)]
+#[case::the_new_one_takes_envs(
+    container(json!({"name": "lonely", "transferEnv": [{"sourceContainerName": "proxy", "envName": "A"}]})),
+    json!({}),
+    &["spec.containers[0].transferEnv[0].sourceContainerName"],
+)]
+#[case::other_pods(
+    merged(container(json!({"transferEnv": [{"sourceContainerName": "proxy-1", "envName": "A"}]})),
+        selecting(json!({"matchLabels": {"app": "db"}}))),
+    container(hot(json!({}))),
+    &[],
+)]
+fn a_container_that_one_set_makes_and_another_reads_is_told_te_4(
+    #[case] new: Value,
+    #[case] other: Value,
+    #[case] expected: &[&str],
+) {
+    let findings = judge(new, other);
+    assert_eq!(findings.errors, []);
+    assert_eq!(fields(&findings.warnings), expected, "{findings:#?}");
+}
+
 #[test]
 fn other_namespaces_are_no_reason_to_warn() {
     let findings = judge(merged(selecting(exists("c")), in_namespace("a")), in_namespace("b"));
