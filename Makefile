@@ -1,7 +1,7 @@
 # `make` lists the targets.
 CARGO_FLAGS ?= --locked
 
-.PHONY: help run build test lint bench
+.PHONY: help run build test lint bench crds
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ lint: ## Check format, lints, and that what decides stays free of I/O.
 	.ci/pure
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: bans, licences and sources were NOT checked"; fi
+
+crds: ## Write manifests/crds from the Rust types.
+	cargo run --quiet $(CARGO_FLAGS) -- crds --operator-namespace kruise-system --dir manifests/crds
 
 bench: ## Measure ours against a no-op webhook on the same stack, and the pure core.
 	@for tool in wrk:wrk h2load:nghttp2-client curl:curl taskset:util-linux; do \

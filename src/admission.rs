@@ -3,6 +3,7 @@
 //! A handler reads the body, takes one snapshot and answers; it holds nothing across an await and calls nobody.
 
 pub mod certs;
+pub mod convert;
 pub mod diff;
 pub mod envelope;
 pub mod patch;
@@ -70,6 +71,7 @@ pub fn routes(sources: Sources) -> Vec<Route> {
         routes.extend([
             Route::of_reviews(MUTATE_SIDECARSET, sidecarset::mutate),
             Route::of_reviews(VALIDATE_SIDECARSET, move |body| sidecarset::validate(body, &objects.load())),
+            convert::route(),
         ]);
     }
     routes

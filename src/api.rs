@@ -1,21 +1,28 @@
 //! The API as Rust types: what is on the wire, in the reference's member order.
 //!
-//! Nothing here decides. Every struct is declared with [`wire!`], whose three words are those of the
-//! specification's tables (API notation, HASH-8): `always`, `opt` and `ptr`. Because members are printed in the
-//! order of their declaration, the JSON of these types *is* the text that the hashes cover (HASH-7).
+//! Nothing here decides. Every struct is declared with [`wire!`], whose words are those of the specification's tables
+//! (API notation, HASH-8): `always`, `opt` and `ptr`. Because members are printed in the order of their declaration,
+//! the JSON of these types *is* the text that the hashes cover (HASH-7). Their docs are the descriptions of the CRDs
+//! (see [`schema`]), so they speak to users.
 
 pub mod container;
 pub mod image;
 pub mod json;
 pub mod meta;
 pub mod names;
+pub mod nodeimage;
+pub mod pulljob;
 pub mod re2;
+pub mod recreate;
+pub mod schema;
 pub mod sidecarset;
 pub mod syntax;
 pub mod volume;
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -32,21 +39,30 @@ pub(crate) fn is_empty_list<T>(list: &Option<Vec<T>>) -> bool {
 
 /// Declares structs of the API with the words of the specification's tables.
 ///
-/// * `always`: printed even when empty or zero;
+/// * `always`: printed even when empty or zero, and required by the CRD's schema;
+/// * `shown`: printed even when empty or zero, but not required;
 /// * `opt`: left out when empty, zero or absent;
 /// * `ptr`: left out only when absent (the field becomes an `Option`);
 /// * `list`: left out when absent or empty, yet the two are kept apart (an `Option<Vec<_>>`, for HASH-3).
+///
+/// `#[schemars(required)]` on the last two makes the schema that of the value: an absent member is absent, never `null`.
 macro_rules! wire {
     ($( $(#[$meta:meta])* pub struct $name:ident { $($body:tt)* } )*) => {
         $( $crate::api::wire!(@member [$(#[$meta])* pub struct $name] [] $($body)*); )*
     };
     (@member [$($head:tt)*] [$($done:tt)*]) => {
-        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
         #[serde(rename_all = "camelCase", default)]
+        // Reading is lenient; the schema's defaults are only those that a member spells out.
+        #[schemars(!default)]
         $($head)* { $($done)* }
     };
     (@member $head:tt [$($done:tt)*] $(#[$m:meta])* always $field:ident: $type:ty, $($rest:tt)*) => {
         $crate::api::wire!(@member $head [$($done)* $(#[$m])* pub $field: $type,] $($rest)*);
+    };
+    (@member $head:tt [$($done:tt)*] $(#[$m:meta])* shown $field:ident: $type:ty, $($rest:tt)*) => {
+        $crate::api::wire!(@member $head [$($done)* $(#[$m])*
+            #[schemars(skip_serializing_if = "crate::api::is_zero")] pub $field: $type,] $($rest)*);
     };
     (@member $head:tt [$($done:tt)*] $(#[$m:meta])* opt $field:ident: $type:ty, $($rest:tt)*) => {
         $crate::api::wire!(@member $head [$($done)* $(#[$m])*
@@ -54,11 +70,13 @@ macro_rules! wire {
     };
     (@member $head:tt [$($done:tt)*] $(#[$m:meta])* ptr $field:ident: $type:ty, $($rest:tt)*) => {
         $crate::api::wire!(@member $head [$($done)* $(#[$m])*
-            #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,] $($rest)*);
+            #[serde(skip_serializing_if = "Option::is_none")] #[schemars(required)] pub $field: Option<$type>,]
+            $($rest)*);
     };
     (@member $head:tt [$($done:tt)*] $(#[$m:meta])* list $field:ident: $type:ty, $($rest:tt)*) => {
         $crate::api::wire!(@member $head [$($done)* $(#[$m])*
-            #[serde(skip_serializing_if = "crate::api::is_empty_list")] pub $field: Option<Vec<$type>>,] $($rest)*);
+            #[serde(skip_serializing_if = "crate::api::is_empty_list")] #[schemars(required)]
+            pub $field: Option<Vec<$type>>,] $($rest)*);
     };
 }
 pub(crate) use wire;
@@ -82,6 +100,16 @@ impl Default for IntOrString {
 impl<'de> Deserialize<'de> for IntOrString {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(IntOrStringVisitor)
+    }
+}
+
+impl JsonSchema for IntOrString {
+    fn schema_name() -> Cow<'static, str> {
+        "IntOrString".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-int-or-string": true })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line: subcommands and every flag. Each subcommand has a file of its own below.
 
+mod crds;
 mod inject;
 mod manager;
 mod validate;
@@ -24,6 +25,8 @@ enum Command {
     Validate(validate::Args),
     /// Show what would happen to pods, without a cluster.
     Inject(inject::Args),
+    /// Print the CustomResourceDefinitions.
+    Crds(crds::Args),
 }
 
 /// What manifests are judged by, whatever the subcommand.
@@ -40,6 +43,7 @@ pub fn run() -> ExitCode {
         Command::Manager(args) => manager::run(args),
         Command::Validate(args) => validate::run(&args),
         Command::Inject(args) => inject::run(&args),
+        Command::Crds(args) => crds::run(&args),
     };
     ran.unwrap_or_else(|error| {
         say_error(&format!("error: {error:#}"));

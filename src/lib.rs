@@ -24,6 +24,8 @@ pub mod admission;
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod convert;
+pub mod crds;
 pub mod edits;
 pub mod explain;
 pub mod facts;

@@ -11,6 +11,7 @@ use crate::quantity::Quantity;
 
 wire! {
     /// One entry of `containers` or `initContainers`: a core Container and six members of its own (API-11).
+    #[schemars(transform = super::schema::keep_own_members)]
     pub struct SidecarContainer {
         always name: String,
         opt image: String,
@@ -36,58 +37,87 @@ wire! {
         opt stdin: bool,
         opt stdin_once: bool,
         opt tty: bool,
-        /// Before or after the pod's own containers (ORD-2).
+        /// Place among the pod's own containers (ORD-2): `BeforeAppContainer` (default of containers) or
+        /// `AfterAppContainer` (default of init containers).
         opt pod_inject_policy: String,
+        /// How this sidecar is upgraded in running pods.
         always upgrade_strategy: UpgradeStrategy,
+        /// Whether this sidecar gets the volume mounts of the pod's own containers too (SHR).
         always share_volume_policy: SharePolicy,
+        /// Whether this sidecar gets the volume devices of the pod's own containers too (SHR).
         ptr share_volume_device_policy: SharePolicy,
-        /// Envs copied from the pod's containers (TE).
+        /// Envs copied from the pod's own containers (TE).
         opt transfer_env: Vec<TransferEnvVar>,
-        /// Resources computed per pod (RES).
+        /// Resources computed from those of the pod's own containers (RES); not together with `resources`.
         ptr resources_policy: ResourcesPolicy,
     }
     /// How a sidecar is upgraded in running pods.
     pub struct UpgradeStrategy {
+        /// `ColdUpgrade` (default): the container is restarted with the new image; `HotUpgrade`: of two containers, the idle
+        /// one gets the new image and takes over.
         opt upgrade_type: String,
+        /// Image of the idle container of a `HotUpgrade` pair. Required then.
         opt hot_upgrade_empty_image: String,
     }
     /// Whether the pod's mounts or devices are shared with a sidecar (SHR).
     pub struct SharePolicy {
+        /// `enabled` or `disabled`, which is the default.
         opt r#type: String,
     }
     /// Envs to copy from one container of the pod (TE).
     pub struct TransferEnvVar {
+        /// Name of the container.
         opt source_container_name: String,
+        /// Where the pod says the name of the container; wins over `sourceContainerName`.
         ptr source_container_name_from: SourceContainerNameSource,
+        /// Name of one env.
         opt env_name: String,
+        /// Names of more envs.
         opt env_names: Vec<String>,
     }
     /// Where the name of the source container is read from (TE-2).
     pub struct SourceContainerNameSource {
+        /// A label or annotation of the pod: `metadata.labels['KEY']` or `metadata.annotations['KEY']`.
         ptr field_ref: ObjectFieldSelector,
     }
     /// Resources computed from the pod's containers (RES).
     pub struct ResourcesPolicy {
+        /// What `cpu` and `memory` stand for in the expressions: the `sum` over the target containers or the `max`.
+        #[schemars(extend("enum" = ["sum", "max"]))]
         always target_containers_mode: String,
+        /// Which containers of the pod are targets, by name; all by default.
+        #[schemars(extend("default" = ".*"))]
         opt target_containers_name_regex: String,
+        /// The expressions.
         always resources_expr: ResourcesExpr,
     }
     /// The expressions of a [`ResourcesPolicy`].
     pub struct ResourcesExpr {
+        /// Of the limits.
         ptr limits: ResourceExprs,
+        /// Of the requests.
         ptr requests: ResourceExprs,
     }
     /// One expression each for cpu and memory; empty means "not set".
     pub struct ResourceExprs {
+        /// Such as `max(cpu*50%, 50m)`.
         opt cpu: String,
+        /// Such as `max(memory*50%, 100Mi)`.
         opt memory: String,
     }
 
+    /// A port of a container, as core/v1 has it.
     pub struct ContainerPort {
+        /// Its name.
         opt name: String,
+        /// Its number on the host.
         opt host_port: i32,
+        /// Its number in the pod.
         always container_port: i32,
+        /// `TCP` (default), `UDP` or `SCTP`.
+        #[schemars(extend("default" = "TCP"))]
         opt protocol: String,
+        /// The address of the host that it is bound to.
         #[serde(rename = "hostIP")]
         opt host_ip: String,
     }
@@ -112,8 +142,11 @@ wire! {
         ptr config_map_key_ref: KeySelector,
         ptr secret_key_ref: KeySelector,
     }
+    /// A field of an object, as core/v1 has it.
     pub struct ObjectFieldSelector {
+        /// Version in which the path is to be read; `v1` by default.
         opt api_version: String,
+        /// Path of the field.
         always field_path: String,
     }
     pub struct ResourceFieldSelector {
@@ -175,22 +208,36 @@ wire! {
         ptr tcp_socket: TcpSocketAction,
         ptr sleep: SleepAction,
     }
+    /// A command, run in the container without a shell.
     pub struct ExecAction {
+        /// Program and arguments.
         opt command: Vec<String>,
     }
+    /// An HTTP GET request.
     pub struct HttpGetAction {
+        /// Path of the URL.
         opt path: String,
+        /// Number or name of the port.
         always port: IntOrString,
+        /// Host; the pod's address by default.
         opt host: String,
+        /// `HTTP` (default) or `HTTPS`.
         opt scheme: String,
+        /// Further headers.
         opt http_headers: Vec<HttpHeader>,
     }
+    /// One header of an HTTP request.
     pub struct HttpHeader {
+        /// Its name.
         always name: String,
+        /// Its value.
         always value: String,
     }
+    /// A TCP connection.
     pub struct TcpSocketAction {
+        /// Number or name of the port.
         always port: IntOrString,
+        /// Host; the pod's address by default.
         opt host: String,
     }
     pub struct GrpcAction {

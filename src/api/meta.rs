@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::wire;
 
 wire! {
@@ -38,10 +40,12 @@ wire! {
         ptr block_owner_deletion: bool,
     }
     /// A label selector: all requirements must hold.
+    #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
     pub struct LabelSelector {
         /// Labels that must have exactly these values.
         opt match_labels: BTreeMap<String, String>,
         /// Further requirements.
+        #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
         opt match_expressions: Vec<LabelSelectorRequirement>,
     }
     /// One requirement of a [`LabelSelector`].
@@ -51,6 +55,34 @@ wire! {
         /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
         always operator: String,
         /// Values of `In` and `NotIn`.
+        #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
         opt values: Vec<String>,
+    }
+    /// One fact about an object, as metav1.Condition has it.
+    pub struct Condition {
+        /// What the fact is about, in CamelCase.
+        #[schemars(
+            length(max = 316),
+            extend("pattern" = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$")
+        )]
+        always r#type: String,
+        /// `True`, `False` or `Unknown`.
+        #[schemars(extend("enum" = ["True", "False", "Unknown"]))]
+        always status: String,
+        /// Generation of the object that the fact is about.
+        #[schemars(range(min = 0))]
+        opt observed_generation: i64,
+        /// When `status` last changed.
+        #[schemars(required)]
+        always last_transition_time: Option<Time>,
+        /// Why, in one CamelCase word.
+        #[schemars(
+            length(min = 1, max = 1024),
+            extend("pattern" = "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
+        )]
+        always reason: String,
+        /// Why, for people.
+        #[schemars(length(max = 32768))]
+        always message: String,
     }
 }

@@ -3,68 +3,71 @@
 //! v1beta1 is the hub: every rule reads it, and v1alpha1 objects become it at the door.
 
 use super::container::SidecarContainer;
-use super::meta::{LabelSelector, ObjectMeta};
+use super::meta::{Condition, LabelSelector, ObjectMeta};
 use super::names;
 use super::volume::Volume;
 use super::{IntOrString, wire};
 
 wire! {
-    /// A SidecarSet, v1beta1.
+    /// Sidecar containers, the pods that they are injected into, and how changes reach running pods.
     pub struct SidecarSet {
         /// Name, labels, annotations.
-        always metadata: ObjectMeta,
+        shown metadata: ObjectMeta,
         /// What to inject where, and how to roll it out.
-        always spec: SidecarSetSpec,
+        shown spec: SidecarSetSpec,
         /// What the controller last saw.
         opt status: SidecarSetStatus,
     }
     /// Spec of a SidecarSet, v1beta1 (API-10).
     pub struct SidecarSetSpec {
-        /// Pods to inject, by label. Required.
+        /// Pods to inject, by label. Required; `{}` selects every pod.
         ptr selector: LabelSelector,
         /// Namespaces to inject into, by label; absent means all.
         ptr namespace_selector: LabelSelector,
-        /// Init containers to inject; those with `restartPolicy: Always` are native sidecars.
+        /// Init containers to inject; those with `restartPolicy: Always` are native sidecars. Each is a Container of
+        /// core/v1 with the members below. Pods get them when they are created, and never later.
         list init_containers: SidecarContainer,
-        /// Containers to inject.
+        /// Containers to inject. Each is a Container of core/v1 with the members below.
         list containers: SidecarContainer,
-        /// Volumes that the containers above mount. One that nobody mounts is not injected (VOL-1).
+        /// Volumes that the containers above mount, as in a pod. One that nobody mounts is not injected (VOL-1).
+        #[schemars(schema_with = "super::schema::anything")]
         opt volumes: Vec<Volume>,
         /// How changes reach running pods.
-        always update_strategy: UpdateStrategy,
+        shown update_strategy: UpdateStrategy,
         /// How new pods are injected.
-        always injection_strategy: InjectionStrategy,
+        shown injection_strategy: InjectionStrategy,
         /// Secrets added to the pod's `imagePullSecrets` (SEC-1).
         opt image_pull_secrets: Vec<LocalObjectReference>,
         /// How many revisions are kept; 10 by default.
         ptr revision_history_limit: i32,
-        /// Annotations put on the pod (META).
+        /// Annotations put on the pod (META). The administrator says in the ConfigMap kruise-configuration which keys may
+        /// be named here.
         opt patch_pod_metadata: Vec<PatchPodMetadata>,
         /// Name that revisions of this spec carry as a label.
         opt custom_version: String,
     }
     /// Rollout of changes to running pods (API-12).
     pub struct UpdateStrategy {
-        /// `RollingUpdate` (default) or `NotUpdate`.
+        /// `RollingUpdate` (default): running pods are updated in place; `NotUpdate`: only new pods get changes.
         opt r#type: String,
-        /// Holds the rollout.
+        /// Holds the rollout; injection of new pods goes on.
         opt paused: bool,
         /// Only pods with these labels are updated.
         ptr selector: LabelSelector,
-        /// Pods, as number or percentage, that keep the old version.
+        /// Pods, as number or percentage, that keep the old version; 0 by default.
         ptr partition: IntOrString,
-        /// Pods, as number or percentage, that may be unavailable meanwhile.
+        /// Pods, as number or percentage, that may be unavailable meanwhile; 1 by default.
         ptr max_unavailable: IntOrString,
         /// Which pods go first.
         ptr priority_strategy: PriorityStrategy,
         /// Which pods are spread over the rollout.
         opt scatter_strategy: Vec<ScatterTerm>,
     }
-    /// Order of a rollout (API-50).
+    /// Order of a rollout: one of the two, not both (API-50).
     pub struct PriorityStrategy {
-        /// By the number in a label's value.
+        /// By the label that comes first in this list, then by the number at the end of its value, the largest first.
         opt order_priority: Vec<OrderTerm>,
-        /// By the sum of the weights of the selectors that match.
+        /// By the sum of the weights of the selectors that match, the largest first.
         opt weight_priority: Vec<WeightTerm>,
     }
     /// One key of `orderPriority`.
@@ -88,7 +91,7 @@ wire! {
     }
     /// Injection of new pods (API-13).
     pub struct InjectionStrategy {
-        /// Stops injection (MATCH-4).
+        /// Stops injection into new pods (MATCH-4); running pods keep their sidecars and are updated.
         opt paused: bool,
         /// Injects a revision instead of the current spec (REV).
         ptr revision: InjectionRevision,
@@ -99,19 +102,24 @@ wire! {
         ptr custom_version: String,
         /// The revision of this name; wins over `customVersion`.
         ptr revision_name: String,
-        /// `Always` (default) or `Partial` (REV-6 … REV-8).
+        /// `Always` (default): every new pod gets this revision; `Partial`: with a percentage as `partition`, that share of
+        /// them gets it, and the others the newest (REV-6 … REV-8).
+        #[schemars(extend("enum" = ["Always", "Partial"], "default" = "Always"))]
         opt policy: String,
     }
     /// A Secret of the pod's namespace.
+    #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
     pub struct LocalObjectReference {
         /// Its name.
+        #[schemars(extend("default" = ""))]
         opt name: String,
     }
     /// Annotations put on the pod, and how (API-14).
     pub struct PatchPodMetadata {
         /// Annotation keys and values.
         opt annotations: std::collections::BTreeMap<String, String>,
-        /// `Retain` (default), `Overwrite` or `MergePatchJson` (META-1 … META-3).
+        /// `Retain` (default): a value that the pod has stays; `Overwrite`: ours wins; `MergePatchJson`: both are JSON and
+        /// are merged (META-1 … META-3).
         opt patch_policy: String,
     }
     /// Status of a SidecarSet (API-15).
@@ -130,6 +138,9 @@ wire! {
         opt latest_revision: String,
         /// Hash collisions met while naming revisions (REV-7).
         ptr collision_count: i32,
+        /// What else there is to know, such as pods that should have been injected and were not.
+        #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+        opt conditions: Vec<Condition>,
     }
 }
 
@@ -141,38 +152,42 @@ pub mod v1alpha1 {
     };
 
     wire! {
-        /// A SidecarSet, v1alpha1.
+        /// Sidecar containers, the pods that they are injected into, and how changes reach running pods.
         pub struct SidecarSet {
             /// Name, labels, annotations.
-            always metadata: ObjectMeta,
+            shown metadata: ObjectMeta,
             /// What to inject where, and how to roll it out.
-            always spec: SidecarSetSpec,
+            shown spec: SidecarSetSpec,
             /// What the controller last saw.
             opt status: SidecarSetStatus,
         }
-        /// Spec of a SidecarSet, v1alpha1. Members without a note are those of v1beta1.
+        /// Spec of a SidecarSet, v1alpha1: `namespace` more and `customVersion` less than in v1beta1.
         pub struct SidecarSetSpec {
-            /// See v1beta1.
+            /// Pods to inject, by label. Required; `{}` selects every pod.
             ptr selector: LabelSelector,
-            /// Only pods of this namespace; beats `namespaceSelector` (CONV-SS-3).
+            /// Only pods of this namespace are injected; beats `namespaceSelector` (CONV-SS-3). It is stored as a
+            /// `namespaceSelector` for the label kubernetes.io/metadata.name, and reads back as that.
             opt namespace: String,
-            /// See v1beta1.
+            /// Namespaces to inject into, by label; absent means all.
             ptr namespace_selector: LabelSelector,
-            /// See v1beta1.
+            /// Init containers to inject; those with `restartPolicy: Always` are native sidecars. Each is a Container of
+            /// core/v1 with the members below. Pods get them when they are created, and never later.
             list init_containers: SidecarContainer,
-            /// See v1beta1.
+            /// Containers to inject. Each is a Container of core/v1 with the members below.
             list containers: SidecarContainer,
-            /// See v1beta1.
+            /// Volumes that the containers above mount, as in a pod. One that nobody mounts is not injected (VOL-1).
+            #[schemars(schema_with = "crate::api::schema::anything")]
             opt volumes: Vec<Volume>,
-            /// See v1beta1.
-            always update_strategy: UpdateStrategy,
-            /// See v1beta1.
-            always injection_strategy: InjectionStrategy,
-            /// See v1beta1.
+            /// How changes reach running pods.
+            shown update_strategy: UpdateStrategy,
+            /// How new pods are injected.
+            shown injection_strategy: InjectionStrategy,
+            /// Secrets added to the pod's `imagePullSecrets` (SEC-1).
             opt image_pull_secrets: Vec<LocalObjectReference>,
-            /// See v1beta1.
+            /// How many revisions are kept; 10 by default.
             ptr revision_history_limit: i32,
-            /// See v1beta1.
+            /// Annotations put on the pod (META). The administrator says in the ConfigMap kruise-configuration which keys may
+            /// be named here.
             opt patch_pod_metadata: Vec<PatchPodMetadata>,
         }
     }
