@@ -1,11 +1,26 @@
 //! What admission knows of the world: [`Objects`] as they are stored, and the [`Snapshot`] compiled from them.
 //!
-//! Objects are plain data with `apply`; a change of any of them makes a new snapshot, which replaces the old one in one
-//! store (design decision 1). A request reads one snapshot from start to end.
+//! Objects are plain data that is cheap to clone; a change of any of them makes a new snapshot, which replaces the old
+//! one in one store (design decision 1) and compiles only what changed. A request reads one snapshot from start to end.
+//!
+//! [`files`] reads objects from a directory, where each is judged as the API server would have it judged. [`watch`] takes
+//! them from a cluster, where they are stored already, by whatever version of whatever operator. There no object can
+//! stand in the way of the others:
+//!
+//! | a SidecarSet that | does this until it is mended |
+//! |---|---|
+//! | cannot be read, or has a selector that cannot be read | keeps its last good version; is left out if there is none (MATCH-5, MATCH-6) |
+//! | has containers that cannot be used | keeps its last good version; refuses the pods it selects if there is none (RES-4) |
+//! | asks for a revision that is missing or cannot be read | refuses the pods it selects (REV-2) |
+//!
+//! Each of them is among [`Snapshot::broken`].
 
 pub mod files;
+pub mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -14,54 +29,164 @@ use crate::api::names;
 use crate::api::sidecarset::{InjectionRevision, SidecarSet, SidecarSetSpec};
 use crate::pod::Pairs;
 use crate::sidecarset::admit::{Stored, admit};
-use crate::sidecarset::compiled::{CompileError, Compiled, Restored, RevisionError};
+use crate::sidecarset::compiled::{CompileError, Compiled, Fault, Restored, RevisionError, asked_revision};
 use crate::sidecarset::revision::Hashes;
 use crate::sidecarset::select::{Index, Namespace};
 use crate::sidecarset::validate::{Findings, Problem, Revisions, Surroundings};
 
-/// The objects that decisions depend on.
+/// Shared until it changes, and so are its values.
+type ByName<T> = Arc<BTreeMap<Arc<str>, Arc<T>>>;
+type Labels = BTreeMap<String, String>;
+
+/// The objects that decisions depend on. A clone shares everything.
 #[derive(Clone, Debug)]
 pub struct Objects {
     /// Namespace of the operator: where its ConfigMap and the revisions are (WH-8).
-    operator_namespace: String,
-    sets: BTreeMap<String, Stored>,
-    namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    white_list: Option<String>,
-    revisions: BTreeMap<String, Revision>,
+    operator_namespace: Arc<str>,
+    /// Whether they are those of a cluster.
+    in_cluster: bool,
+    sets: ByName<Stored>,
+    /// SidecarSets whose newest version cannot be read, and why not.
+    unreadable: Arc<BTreeMap<Arc<str>, String>>,
+    namespaces: ByName<Labels>,
+    white_list: Option<Arc<str>>,
+    /// By the SidecarSet that they belong to, then by their own name.
+    revisions: ByName<BTreeMap<Arc<str>, Arc<Revision>>>,
+    /// Name of a revision → the SidecarSet that it belongs to.
+    owners: Arc<BTreeMap<Arc<str>, Arc<str>>>,
 }
 
-/// A ControllerRevision of a SidecarSet (API-16).
-#[derive(Clone, Debug)]
+/// A ControllerRevision of a SidecarSet (API-16). There are up to ten a set and few are ever asked for, so what is in
+/// them is read when it is.
+#[derive(Debug)]
 struct Revision {
-    set: String,
     custom_version: Option<String>,
     number: i64,
     created: String,
+    /// Its `data.spec`, as JSON.
+    data: Box<str>,
+    /// What its annotations say of its hashes.
+    annotations: BTreeMap<&'static str, String>,
+    decoded: OnceLock<Result<Decoded, Problem>>,
+}
+
+/// What is in a revision.
+#[derive(Debug)]
+struct Decoded {
     spec: SidecarSetSpec,
     unknown: Unknown,
     hashes: Hashes,
 }
 
+/// A kind of object that a cluster is watched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// SidecarSets, v1beta1.
+    SidecarSets,
+    /// Namespaces; only their labels count.
+    Namespaces,
+    /// The operator's ConfigMap (SSV-30).
+    Configuration,
+    /// ControllerRevisions of SidecarSets (API-16).
+    Revisions,
+}
+
+/// What became of objects of one kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// This one is new, or is now like this.
+    Put(Kind, Value),
+    /// The one of this name is gone.
+    Gone(Kind, String),
+    /// These are all there are.
+    All(Kind, Vec<Value>),
+}
+
 /// Everything admission needs, immutable.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
-    sets: Vec<Compiled>,
+    objects: Objects,
+    sets: Arc<Sets>,
+}
+
+/// The SidecarSets of a snapshot.
+#[derive(Debug, Default)]
+struct Sets {
+    built: BTreeMap<Arc<str>, Built>,
+    usable: Vec<Arc<Compiled>>,
     index: Index,
-    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    broken: BTreeMap<Arc<str>, Broken>,
+}
+
+/// What became of one SidecarSet, and of what: of the same, the same will become.
+#[derive(Clone, Debug)]
+struct Built {
+    stored: Arc<Stored>,
+    revision: Option<Arc<Revision>>,
+    /// The newest version that could be compiled.
+    compiled: Option<Arc<Compiled>>,
+    /// Why that is not the newest of all.
+    error: Option<CompileError>,
+}
+
+/// A SidecarSet that is not in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// What is wrong with it.
+    pub reason: String,
+    /// What that means for pods.
+    pub effect: Effect,
+}
+
+/// What it means for pods that a SidecarSet is not in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It is injected into none.
+    LeftOut,
+    /// Its last good version is injected.
+    EarlierVersion,
+    /// Those that it selects are refused.
+    Refuses,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::SidecarSets, Self::Namespaces, Self::Configuration, Self::Revisions];
+
+    /// A word for it, also as a label of metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SidecarSets => "sidecarsets",
+            Self::Namespaces => "namespaces",
+            Self::Configuration => "configuration",
+            Self::Revisions => "revisions",
+        }
+    }
 }
 
 // === impl Objects ===
 
 impl Objects {
-    /// No objects; the operator lives in `operator_namespace`.
+    /// No objects, outside of a cluster; the operator's namespace is `operator_namespace`. There is no controller that
+    /// names revisions here, so they get the name that it would give them.
     pub fn new(operator_namespace: &str) -> Self {
         Self {
-            operator_namespace: operator_namespace.to_owned(),
-            sets: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
+            operator_namespace: operator_namespace.into(),
+            in_cluster: false,
+            sets: ByName::default(),
+            unreadable: Arc::default(),
+            namespaces: ByName::default(),
             white_list: None,
-            revisions: BTreeMap::new(),
+            revisions: ByName::default(),
+            owners: Arc::default(),
         }
+    }
+
+    /// No objects yet, of a cluster. What the controller has not written into a status is not known (ANN-3).
+    pub fn in_cluster(operator_namespace: &str) -> Self {
+        Self { in_cluster: true, ..Self::new(operator_namespace) }
     }
 
     /// Namespace of the operator.
@@ -73,10 +198,10 @@ impl Objects {
     /// when there are errors.
     pub fn apply_sidecarset(&mut self, document: Value) -> Findings {
         let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let old = self.sets.get(&name).map(|stored| &stored.set);
+        let old = self.sets.get(name.as_str()).map(|stored| &stored.set);
         let (stored, findings) = self.judge(document, old);
         if let Some(stored) = stored {
-            self.sets.insert(name, stored);
+            put(&mut self.sets, &name, stored);
         }
         findings
     }
@@ -98,126 +223,409 @@ impl Objects {
     /// Applies a Namespace. As the API server does, its name is among its labels.
     pub fn apply_namespace(&mut self, document: &Value) -> Result<(), Problem> {
         let name = name_of(document)?;
-        let mut labels: BTreeMap<String, String> = match &document["metadata"]["labels"] {
+        let mut labels: Labels = match &document["metadata"]["labels"] {
             Value::Null => BTreeMap::new(),
             labels => serde_json::from_value(labels.clone())
                 .map_err(|error| Problem { field: "metadata.labels".to_owned(), message: error.to_string() })?,
         };
-        labels.insert(names::NAMESPACE_NAME.to_owned(), name.clone());
-        self.namespaces.insert(name, labels);
+        labels.insert(names::NAMESPACE_NAME.to_owned(), name.to_owned());
+        put(&mut self.namespaces, name, labels);
         Ok(())
     }
 
     /// Applies a ConfigMap; only the operator's own matters (SSV-30).
     pub fn apply_config_map(&mut self, document: &Value) -> Result<(), Problem> {
         let namespace = document["metadata"]["namespace"].as_str().unwrap_or(&self.operator_namespace);
-        if name_of(document)? == names::CONFIGURATION && namespace == self.operator_namespace {
-            self.white_list = document["data"][names::PATCH_WHITE_LIST].as_str().map(str::to_owned);
+        if name_of(document)? == names::CONFIGURATION && namespace == &*self.operator_namespace {
+            self.white_list = document["data"][names::PATCH_WHITE_LIST].as_str().map(Arc::from);
         }
         Ok(())
     }
 
-    /// Applies a ControllerRevision; only those of SidecarSets in the operator's namespace matter (REV-2).
+    /// Applies a ControllerRevision; only those of SidecarSets in the operator's namespace matter (REV-2). One that
+    /// cannot be restored is an error; in a cluster it is there nevertheless, and an error for who asks for it.
     pub fn apply_revision(&mut self, document: &Value) -> Result<(), Problem> {
         let name = name_of(document)?;
         let metadata = &document["metadata"];
         let namespace = metadata["namespace"].as_str().unwrap_or(&self.operator_namespace);
-        let Some(set) = metadata["labels"][names::REVISION_OF].as_str() else { return Ok(()) };
-        if namespace != self.operator_namespace {
+        if namespace != &*self.operator_namespace {
             return Ok(());
         }
-        let mut spec = match &document["data"]["spec"] {
-            Value::Null => return Err(Problem { field: String::new(), message: "has no data.spec".to_owned() }),
-            spec => spec.clone(),
+        let set = metadata["labels"][names::REVISION_OF].as_str();
+        if self.owners.get(name).is_some_and(|owner| Some(&**owner) != set) {
+            self.delete_revision(name);
+        }
+        let Some(set) = set else { return Ok(()) };
+        let revision = Revision::read(document);
+        if !self.in_cluster {
+            revision.decoded().map_err(Clone::clone)?;
+        }
+        let own = self.revisions.get(set);
+        if own.and_then(|own| own.get(name)).is_none_or(|old| **old != revision) {
+            let own = Arc::make_mut(&mut self.revisions).entry(set.into()).or_default();
+            put(own, name, revision);
+            Arc::make_mut(&mut self.owners).insert(name.into(), set.into());
+        }
+        Ok(())
+    }
+
+    /// Takes a change that a cluster tells; answers with what is wrong with objects that are of no use. SidecarSets are
+    /// stored already and so are not judged; what is wrong with one is found in the snapshot.
+    pub fn take(&mut self, change: Change) -> Vec<Problem> {
+        match change {
+            Change::Put(kind, document) => self.put(kind, document).err().into_iter().collect(),
+            Change::Gone(kind, name) => {
+                self.delete(kind, &name);
+                Vec::new()
+            }
+            Change::All(kind, documents) => {
+                let listed: BTreeSet<&str> = documents.iter().filter_map(|document| name_of(document).ok()).collect();
+                for name in self.names(kind) {
+                    if !listed.contains(&*name) {
+                        self.delete(kind, &name);
+                    }
+                }
+                documents.into_iter().filter_map(|document| self.put(kind, document).err()).collect()
+            }
+        }
+    }
+
+    fn put(&mut self, kind: Kind, document: Value) -> Result<(), Problem> {
+        match kind {
+            Kind::SidecarSets => self.put_sidecarset(document),
+            Kind::Namespaces => self.apply_namespace(&document),
+            Kind::Configuration => self.apply_config_map(&document),
+            Kind::Revisions => self.apply_revision(&document),
+        }
+    }
+
+    /// One that cannot be read leaves the version before it in use.
+    fn put_sidecarset(&mut self, mut document: Value) -> Result<(), Problem> {
+        let name = name_of(&document)?.to_owned();
+        trim(&mut document);
+        let read = guarded(|| Stored::from_stored(&document).map_err(|problem| problem.to_string()));
+        match read.unwrap_or_else(|| Err("reading it crashed, which is a fault of Outrigger".to_owned())) {
+            Ok(stored) => {
+                put(&mut self.sets, &name, stored);
+                forget(&mut self.unreadable, &name);
+            }
+            Err(reason) if self.unreadable.get(name.as_str()) == Some(&reason) => {}
+            Err(reason) => {
+                Arc::make_mut(&mut self.unreadable).insert(name.into(), reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away the object of this name, if there is one.
+    pub fn delete(&mut self, kind: Kind, name: &str) {
+        match kind {
+            Kind::SidecarSets => {
+                forget(&mut self.sets, name);
+                forget(&mut self.unreadable, name);
+            }
+            Kind::Namespaces => forget(&mut self.namespaces, name),
+            Kind::Configuration if name == names::CONFIGURATION => self.white_list = None,
+            Kind::Configuration => {}
+            Kind::Revisions => self.delete_revision(name),
+        }
+    }
+
+    fn delete_revision(&mut self, name: &str) {
+        let Some(set) = self.owners.get(name).cloned() else { return };
+        forget(&mut self.owners, name);
+        let revisions = Arc::make_mut(&mut self.revisions);
+        let Some(own) = revisions.get_mut(&set) else { return };
+        forget(own, name);
+        if own.is_empty() {
+            revisions.remove(&set);
+        }
+    }
+
+    fn names(&self, kind: Kind) -> Vec<Arc<str>> {
+        match kind {
+            Kind::SidecarSets => self.sets.keys().chain(self.unreadable.keys()).cloned().collect(),
+            Kind::Namespaces => self.namespaces.keys().cloned().collect(),
+            Kind::Configuration => vec![names::CONFIGURATION.into()],
+            Kind::Revisions => self.owners.keys().cloned().collect(),
+        }
+    }
+
+    /// The stored sets, by name; of one that is broken, the last version that could be read.
+    pub fn sidecarsets(&self) -> impl Iterator<Item = &Stored> {
+        self.sets.values().map(Arc::as_ref)
+    }
+
+    /// Compiles everything. Nothing may be wrong.
+    pub fn snapshot(&self) -> Result<Snapshot, CompileError> {
+        let sets = Sets::build(self, None);
+        let wrong = sets.built.values().find_map(|built| {
+            let unusable = || {
+                let compiled = built.compiled.as_ref()?;
+                Some(CompileError { set: compiled.name.clone(), fault: compiled.unusable.clone()? })
+            };
+            built.error.clone().or_else(unusable)
+        });
+        match wrong {
+            Some(error) => Err(error),
+            None => Ok(Snapshot { objects: self.clone(), sets: Arc::new(sets) }),
+        }
+    }
+
+    /// Compiles what is not as it was in `previous`, a snapshot of these objects at an earlier time. Whatever is wrong
+    /// with a SidecarSet concerns it alone.
+    #[must_use]
+    pub fn snapshot_after(&self, previous: &Snapshot) -> Snapshot {
+        let before = &previous.objects;
+        let same_sets = Arc::ptr_eq(&self.sets, &before.sets)
+            && Arc::ptr_eq(&self.unreadable, &before.unreadable)
+            && Arc::ptr_eq(&self.revisions, &before.revisions);
+        let sets =
+            if same_sets { Arc::clone(&previous.sets) } else { Arc::new(Sets::build(self, Some(&previous.sets))) };
+        Snapshot { objects: self.clone(), sets }
+    }
+
+    fn compile(&self, stored: &Stored) -> Result<Compiled, CompileError> {
+        let Stored { set, unknown } = stored;
+        let name = &set.metadata.name;
+        let restore = |wanted: &InjectionRevision| self.restore(name, wanted);
+        if !self.in_cluster {
+            return Compiled::new(set, unknown, restore);
+        }
+        let compile = || Compiled::stored(set, unknown, set.status.latest_revision.clone(), restore);
+        guarded(compile).unwrap_or_else(|| Err(CompileError { set: name.clone(), fault: Fault::Crashed }))
+    }
+
+    /// REV-2. Differs: REV-3, a revision must belong to the set.
+    fn find_revision(
+        &self,
+        set: &str,
+        wanted: &InjectionRevision,
+    ) -> Result<(&Arc<str>, &Arc<Revision>), RevisionError> {
+        let missing = |wanted: String| RevisionError::Missing { set: set.to_owned(), wanted };
+        let own = self.revisions.get(set);
+        let (found, wanted) = match (&wanted.revision_name, &wanted.custom_version) {
+            (Some(name), _) => (own.and_then(|own| own.get_key_value(name.as_str())), format!("revision {name:?}")),
+            (None, version) => {
+                let of_version =
+                    own.iter().flat_map(|own| own.iter()).filter(|(_, own)| own.custom_version == *version);
+                let newest = of_version.max_by_key(|(name, revision)| (revision.number, &revision.created, *name));
+                (newest, format!("custom version {:?}", version.as_deref().unwrap_or_default()))
+            }
         };
-        if let Some(members) = spec.as_object_mut() {
+        found.ok_or_else(|| missing(wanted))
+    }
+
+    fn restore(&self, set: &str, wanted: &InjectionRevision) -> Result<Restored<'_>, RevisionError> {
+        let (name, revision) = self.find_revision(set, wanted)?;
+        match revision.decoded() {
+            Ok(Decoded { spec, unknown, hashes }) => Ok(Restored { name: name.to_string(), spec, unknown, hashes }),
+            Err(problem) => Err(RevisionError::Broken {
+                set: set.to_owned(),
+                revision: name.to_string(),
+                reason: problem.to_string(),
+            }),
+        }
+    }
+}
+
+impl Revisions for Objects {
+    fn resolve(&self, set: &str, revision: &InjectionRevision) -> Result<(), String> {
+        self.restore(set, revision).map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+fn name_of(document: &Value) -> Result<&str, Problem> {
+    match document["metadata"]["name"].as_str() {
+        Some(name) if !name.is_empty() => Ok(name),
+        _ => Err(Problem { field: "metadata.name".to_owned(), message: "the object has no name".to_owned() }),
+    }
+}
+
+/// Leaves out what nobody here reads and what changes with every pod, so that an object that changed is one that means
+/// something else.
+fn trim(sidecarset: &mut Value) {
+    if let Some(metadata) = sidecarset["metadata"].as_object_mut() {
+        for member in ["managedFields", "resourceVersion", "generation"] {
+            metadata.remove(member);
+        }
+        if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
+    }
+    if let Some(status) = sidecarset["status"].as_object_mut() {
+        status.retain(|member, _| member == "latestRevision" || member == "collisionCount");
+    }
+    if let Some(members) = sidecarset.as_object_mut() {
+        members.remove("apiVersion");
+        members.remove("kind");
+    }
+}
+
+/// Runs what one object goes through. If that crashes, the others are none the worse.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+/// What is as it was stays the same, so that nobody compiles it again.
+fn put<T: PartialEq>(map: &mut ByName<T>, name: &str, value: T) {
+    if map.get(name).is_none_or(|old| **old != value) {
+        Arc::make_mut(map).insert(name.into(), Arc::new(value));
+    }
+}
+
+/// Nothing is copied for one that is not there.
+fn forget<T: Clone>(map: &mut Arc<BTreeMap<Arc<str>, T>>, name: &str) {
+    if map.contains_key(name) {
+        Arc::make_mut(map).remove(name);
+    }
+}
+
+// === impl Revision ===
+
+impl Revision {
+    fn read(document: &Value) -> Self {
+        let metadata = &document["metadata"];
+        let annotation = |key: &'static str| Some((key, metadata["annotations"][key].as_str()?.to_owned()));
+        Self {
+            custom_version: metadata["labels"][names::CUSTOM_VERSION].as_str().map(str::to_owned),
+            number: document["revision"].as_i64().unwrap_or_default(),
+            created: metadata["creationTimestamp"].as_str().unwrap_or_default().to_owned(),
+            data: document["data"]["spec"].to_string().into(),
+            annotations: [names::HASH, names::HASH_WITHOUT_IMAGE].into_iter().filter_map(annotation).collect(),
+            decoded: OnceLock::new(),
+        }
+    }
+
+    fn decoded(&self) -> Result<&Decoded, &Problem> {
+        self.decoded.get_or_init(|| self.decode()).as_ref()
+    }
+
+    fn decode(&self) -> Result<Decoded, Problem> {
+        let mut spec = match serde_json::from_str(&self.data) {
+            Ok(Value::Null) | Err(_) => {
+                return Err(Problem { field: String::new(), message: "has no data.spec".to_owned() });
+            }
+            Ok(spec) => spec,
+        };
+        if let Value::Object(members) = &mut spec {
             members.remove("$patch");
         }
         let (spec, unknown) = decode::<SidecarSetSpec>(&spec).map_err(|error| {
             let separator = if error.path.is_empty() { "" } else { "." };
             Problem { field: format!("data.spec{separator}{}", error.path), message: error.message }
         })?;
-        let mut hashes = Hashes::of(&spec);
-        // REV-4: what its annotations say counts, each for itself.
-        for (key, hash) in [(names::HASH, &mut hashes.full), (names::HASH_WITHOUT_IMAGE, &mut hashes.without_image)] {
-            if let Some(text) = metadata["annotations"][key].as_str().filter(|text| !text.is_empty()) {
-                text.clone_into(hash);
-            }
+        let hashes = Hashes::told(|key| self.annotations.get(key).map(String::as_str), &spec);
+        Ok(Decoded { spec, unknown: unknown.under("spec"), hashes })
+    }
+}
+
+impl PartialEq for Revision {
+    /// Whether anything that was read is different.
+    fn eq(&self, other: &Self) -> bool {
+        let all = |it: &Self| (it.number, it.custom_version.clone(), it.created.clone(), it.annotations.clone());
+        self.data == other.data && all(self) == all(other)
+    }
+}
+
+// === impl Sets ===
+
+impl Sets {
+    fn build(objects: &Objects, previous: Option<&Self>) -> Self {
+        let built: BTreeMap<Arc<str>, Built> = objects
+            .sets
+            .iter()
+            .map(|(name, stored)| {
+                let before = previous.and_then(|previous| previous.built.get(name));
+                (Arc::clone(name), Built::new(objects, stored, before))
+            })
+            .collect();
+        let usable: Vec<Arc<Compiled>> = built.values().filter_map(|built| built.compiled.clone()).collect();
+        let mut broken: BTreeMap<Arc<str>, Broken> =
+            built.iter().filter_map(|(name, built)| Some((Arc::clone(name), built.broken()?))).collect();
+        for (name, reason) in &*objects.unreadable {
+            let has_earlier = built.get(name).is_some_and(|built| built.compiled.is_some());
+            let effect = if has_earlier { Effect::EarlierVersion } else { Effect::LeftOut };
+            broken.insert(Arc::clone(name), Broken { reason: reason.clone(), effect });
         }
-        let revision = Revision {
-            set: set.to_owned(),
-            custom_version: metadata["labels"][names::CUSTOM_VERSION].as_str().map(str::to_owned),
-            number: document["revision"].as_i64().unwrap_or_default(),
-            created: metadata["creationTimestamp"].as_str().unwrap_or_default().to_owned(),
-            spec,
-            unknown: unknown.under("spec"),
-            hashes,
-        };
-        self.revisions.insert(name, revision);
-        Ok(())
-    }
-
-    /// The stored sets, by name.
-    pub fn sidecarsets(&self) -> impl Iterator<Item = &Stored> {
-        self.sets.values()
-    }
-
-    /// Compiles everything.
-    pub fn snapshot(&self) -> Result<Snapshot, CompileError> {
-        let compile = |stored: &Stored| {
-            let name = &stored.set.metadata.name;
-            Compiled::new(&stored.set, &stored.unknown, |wanted| self.find_revision(name, wanted))
-        };
-        let sets = self.sets.values().map(compile).collect::<Result<Vec<_>, _>>()?;
-        Ok(Snapshot { index: Index::new(&sets), sets, namespaces: self.namespaces.clone() })
-    }
-
-    /// REV-2. Differs: REV-3, a revision must belong to the set.
-    fn find_revision(&self, set: &str, wanted: &InjectionRevision) -> Result<Restored<'_>, RevisionError> {
-        let missing = |wanted: String| RevisionError::Missing { set: set.to_owned(), wanted };
-        let own = self.revisions.iter().filter(|(_, revision)| revision.set == set);
-        let (found, wanted) = match (&wanted.revision_name, &wanted.custom_version) {
-            (Some(name), _) => (own.into_iter().find(|(own, _)| *own == name), format!("revision {name:?}")),
-            (None, version) => {
-                let of_version = own.filter(|(_, revision)| revision.custom_version == *version);
-                let newest = of_version.max_by_key(|(name, revision)| (revision.number, &revision.created, *name));
-                (newest, format!("custom version {:?}", version.as_deref().unwrap_or_default()))
-            }
-        };
-        let (name, revision) = found.ok_or_else(|| missing(wanted))?;
-        Ok(Restored { name: name.clone(), spec: &revision.spec, unknown: &revision.unknown, hashes: &revision.hashes })
+        Self { index: Index::new(usable.iter().map(Arc::as_ref)), built, usable, broken }
     }
 }
 
-impl Revisions for Objects {
-    fn resolve(&self, set: &str, revision: &InjectionRevision) -> Result<(), String> {
-        self.find_revision(set, revision).map(|_| ()).map_err(|error| error.to_string())
-    }
-}
+// === impl Built ===
 
-fn name_of(document: &Value) -> Result<String, Problem> {
-    match document["metadata"]["name"].as_str() {
-        Some(name) if !name.is_empty() => Ok(name.to_owned()),
-        _ => Err(Problem { field: "metadata.name".to_owned(), message: "the object has no name".to_owned() }),
+impl Built {
+    fn new(objects: &Objects, stored: &Arc<Stored>, before: Option<&Self>) -> Self {
+        let wanted = asked_revision(&stored.set);
+        let revision = wanted.and_then(|wanted| objects.find_revision(&stored.set.metadata.name, wanted).ok());
+        let revision = revision.map(|(_, revision)| revision);
+        if let Some(before) = before
+            && Arc::ptr_eq(stored, &before.stored)
+            && revision.map(Arc::as_ptr) == before.revision.as_ref().map(Arc::as_ptr)
+        {
+            return before.clone();
+        }
+        let earlier = before.and_then(|before| before.compiled.clone()).filter(|earlier| earlier.unusable.is_none());
+        let (compiled, error) = match objects.compile(stored) {
+            // A version that refuses pods gives way to one that does not.
+            Ok(compiled) => match (compiled.unusable.clone(), earlier) {
+                (Some(fault), Some(earlier)) => (Some(earlier), Some(CompileError { set: compiled.name, fault })),
+                _ => (Some(Arc::new(compiled)), None),
+            },
+            Err(error) => (earlier, Some(error)),
+        };
+        Self { stored: Arc::clone(stored), revision: revision.cloned(), compiled, error }
+    }
+
+    fn broken(&self) -> Option<Broken> {
+        if let Some(error) = &self.error {
+            let effect = if self.compiled.is_some() { Effect::EarlierVersion } else { Effect::LeftOut };
+            return Some(Broken { reason: error.fault.to_string(), effect });
+        }
+        let compiled = self.compiled.as_ref()?;
+        let missing = compiled.pinned.as_ref().and_then(|pinned| pinned.content.as_ref().err());
+        let reason = match (&compiled.unusable, missing) {
+            (Some(fault), _) => fault.to_string(),
+            (None, Some(error)) => error.to_string(),
+            (None, None) => return None,
+        };
+        Some(Broken { reason, effect: Effect::Refuses })
     }
 }
 
 // === impl Snapshot ===
 
+impl Default for Snapshot {
+    /// Nothing known of a cluster yet.
+    fn default() -> Self {
+        Self { objects: Objects::in_cluster(names::DEFAULT_NAMESPACE), sets: Arc::default() }
+    }
+}
+
 impl Snapshot {
     /// The sets that may select a pod with these labels.
     pub fn candidates<'a, 'l>(&'a self, labels: &'l Pairs<'l>) -> impl Iterator<Item = &'a Compiled> + use<'a, 'l> {
-        self.index.candidates(labels).map(|place| &self.sets[place])
+        self.sets.index.candidates(labels).map(|place| &*self.sets.usable[place])
     }
 
-    /// All sets, by name.
-    pub fn sidecarsets(&self) -> &[Compiled] {
-        &self.sets
+    /// All sets that are in use, by name.
+    pub fn sidecarsets(&self) -> impl ExactSizeIterator<Item = &Compiled> {
+        self.sets.usable.iter().map(Arc::as_ref)
+    }
+
+    /// The SidecarSets that are not in order, by name.
+    pub fn broken(&self) -> impl ExactSizeIterator<Item = (&str, &Broken)> {
+        self.sets.broken.iter().map(|(name, broken)| (&**name, broken))
     }
 
     /// A namespace with what is known of it.
     pub fn namespace<'a>(&'a self, name: &'a str) -> Namespace<'a> {
-        Namespace { name, labels: self.namespaces.get(name) }
+        Namespace { name, labels: self.objects.namespaces.get(name).map(Arc::as_ref) }
+    }
+
+    /// The objects that this was made of.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 }
 
@@ -246,7 +654,7 @@ mod tests {
         let mut objects = Objects::new(names::DEFAULT_NAMESPACE);
         let metadata = json!({"name": "a-1", "labels": {names::REVISION_OF: "a"}, "annotations": annotations});
         objects.apply_revision(&json!({"metadata": metadata, "data": {"spec": {"containers": []}}})).unwrap();
-        objects.revisions["a-1"].hashes.clone()
+        objects.revisions["a"]["a-1"].decoded().unwrap().hashes.clone()
     }
 
     #[rstest]

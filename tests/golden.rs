@@ -142,7 +142,7 @@ fn a_second_admission_changes_nothing() {
                 .map(|container| container["name"].as_str().unwrap())
                 .collect();
             // A container of the pod that a sidecar overwrites (ORD-6) is a source of shared mounts only the first time.
-            if own.iter().any(|name| snapshot.sidecarsets().iter().any(|set| set.current.own_names.contains(*name))) {
+            if own.iter().any(|name| snapshot.sidecarsets().any(|set| set.current.own_names.contains(*name))) {
                 continue;
             }
             let request = |object: &Value, ambient: &Ambient| {

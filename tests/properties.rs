@@ -445,7 +445,7 @@ fn admit(snapshot: &Snapshot, pod: &Value, namespace: &str, turn: u64) -> Value 
 
 /// Names of everything that the sets may put into a pod.
 fn claimed(snapshot: &Snapshot) -> BTreeSet<&str> {
-    snapshot.sidecarsets().iter().flat_map(|set| &set.current.own_names).map(String::as_str).collect()
+    snapshot.sidecarsets().flat_map(|set| &set.current.own_names).map(String::as_str).collect()
 }
 
 fn items<'a>(object: &'a Value, list: &str) -> &'a [Value] {
@@ -583,7 +583,7 @@ proptest! {
         let selected = |judged: Vec<(&outrigger::sidecarset::compiled::Compiled, Verdict<'_>)>| -> Vec<String> {
             judged.into_iter().filter(|(_, verdict)| *verdict == Verdict::Selected).map(|(set, _)| set.name.clone()).collect()
         };
-        let all = selected(select(snapshot.sidecarsets().iter(), &pod.metadata, namespace));
+        let all = selected(select(snapshot.sidecarsets(), &pod.metadata, namespace));
         let found = selected(select(snapshot.candidates(labels), &pod.metadata, namespace));
         prop_assert_eq!(found, all);
         let candidates: Vec<&str> = snapshot.candidates(labels).map(|set| set.name.as_str()).collect();

@@ -175,7 +175,7 @@ impl Subject {
 
         if output == Output::Explain {
             let namespace = snapshot.namespace(&self.namespace);
-            let verdicts = select(snapshot.sidecarsets().iter(), &pod.metadata, namespace);
+            let verdicts = select(snapshot.sidecarsets(), &pod.metadata, namespace);
             let explanation = Explanation {
                 pod: self.title.clone(),
                 namespace,

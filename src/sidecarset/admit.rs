@@ -56,6 +56,12 @@ impl Stored {
         Ok((Self { set, unknown }, warnings))
     }
 
+    /// Takes over an object that is stored already, in v1beta1: nothing is defaulted, hashed or validated.
+    pub fn from_stored(document: &Value) -> Result<Self, Problem> {
+        let (set, unknown) = decode::<SidecarSet>(document).map_err(Problem::from)?;
+        Ok(Self { set, unknown })
+    }
+
     /// The object as it is stored, v1beta1, with the members that the types do not know.
     pub fn to_value(&self) -> Value {
         let mut value = json!(self.set);

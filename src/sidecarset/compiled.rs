@@ -6,6 +6,7 @@
 //! VOL-1, ANN-3, ANN-4 and REV-4.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -38,6 +39,8 @@ pub struct Compiled {
     pub named_namespaces: Option<Vec<String>>,
     /// What the current spec puts into a pod.
     pub current: Content,
+    /// Why the current spec cannot be injected: a pod that is to get it is refused (RES-4). Then `current` is empty.
+    pub unusable: Option<Fault>,
     /// The revision that is to be injected instead, and when (REV).
     pub pinned: Option<Pinned>,
 }
@@ -81,7 +84,7 @@ pub enum RevisionError {
 }
 
 /// A SidecarSet that cannot be compiled; validation refuses such a one before.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("SidecarSet {set}: {fault}")]
 pub struct CompileError {
     /// Name of the set.
@@ -91,7 +94,7 @@ pub struct CompileError {
 }
 
 /// What is wrong with a spec that cannot be compiled.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Fault {
     /// A label selector.
     #[error("{field}: {reason}")]
@@ -107,8 +110,11 @@ pub enum Fault {
         /// Name of the entry.
         container: String,
         /// What is wrong with the policy.
-        reason: Box<PolicyError>,
+        reason: Arc<PolicyError>,
     },
+    /// It should not be possible.
+    #[error("compiling it crashed, which is a fault of Outrigger")]
+    Crashed,
 }
 
 /// What one spec, current or of a revision, puts into a pod.
@@ -241,19 +247,42 @@ pub struct Restored<'a> {
 
 impl Compiled {
     /// Compiles a defaulted set. `unknown` are the members that the types have no field for; `restore` finds the
-    /// revision that the set may ask for.
+    /// revision that the set may ask for. The name of the current revision is the one that the controller would give it.
     pub fn new<'a>(
         set: &SidecarSet,
         unknown: &Unknown,
         restore: impl FnOnce(&InjectionRevision) -> Result<Restored<'a>, RevisionError>,
     ) -> Result<Self, CompileError> {
-        Self::compile(set, unknown, Pinned::new(set, restore))
+        let latest = &set.status.latest_revision;
+        let latest = if latest.is_empty() { revision_name(set) } else { latest.clone() };
+        let compiled = Self::stored(set, unknown, latest, restore)?;
+        match compiled.unusable {
+            Some(fault) => Err(CompileError { set: compiled.name, fault }),
+            None => Ok(compiled),
+        }
+    }
+
+    /// Compiles a set that is stored, whoever stored it: one whose containers cannot be used refuses the pods that it
+    /// selects (RES-4), so only a selector that cannot be read is an error. `latest` is the name of the current revision;
+    /// an empty one is left out of records (ANN-3).
+    pub fn stored<'a>(
+        set: &SidecarSet,
+        unknown: &Unknown,
+        latest: String,
+        restore: impl FnOnce(&InjectionRevision) -> Result<Restored<'a>, RevisionError>,
+    ) -> Result<Self, CompileError> {
+        Self::compile(set, unknown, latest, Pinned::new(set, restore))
             .map_err(|fault| CompileError { set: set.metadata.name.clone(), fault })
     }
 
-    fn compile(set: &SidecarSet, unknown: &Unknown, pinned: Option<Pinned>) -> Result<Self, Fault> {
+    fn compile(set: &SidecarSet, unknown: &Unknown, latest: String, pinned: Option<Pinned>) -> Result<Self, Fault> {
         let spec = &set.spec;
-        let hashes = Hashes::of(spec);
+        let hashes = Hashes::told(|key| set.metadata.annotations.get(key).map(String::as_str), spec);
+        let current = Content::new(&set.metadata.name, spec, unknown, &hashes, latest);
+        let (current, unusable) = match current {
+            Ok(content) => (content, None),
+            Err(fault) => (Content::default(), Some(fault)),
+        };
         Ok(Self {
             name: set.metadata.name.clone(),
             paused: spec.injection_strategy.paused,
@@ -261,18 +290,21 @@ impl Compiled {
             selector: compile_selector("spec.selector", spec.selector.as_ref())?,
             namespace_selector: compile_selector("spec.namespaceSelector", spec.namespace_selector.as_ref())?,
             named_namespaces: spec.namespace_selector.as_ref().and_then(named_namespaces),
-            current: Content::new(&set.metadata.name, spec, unknown, &hashes, latest_revision(set))?,
+            current,
+            unusable,
             pinned,
         })
     }
 }
 
-fn compile_selector(field: &'static str, selector: Option<&LabelSelector>) -> Result<Option<Selector>, Fault> {
-    selector.map(Selector::try_from).transpose().map_err(|reason| Fault::Selector { field, reason })
+/// The revision that a set asks for (REV-1, REV-2).
+pub fn asked_revision(set: &SidecarSet) -> Option<&InjectionRevision> {
+    let revision = set.spec.injection_strategy.revision.as_ref()?;
+    (revision.custom_version.is_some() || revision.revision_name.is_some()).then_some(revision)
 }
 
-fn latest_revision(set: &SidecarSet) -> String {
-    if set.status.latest_revision.is_empty() { revision_name(set) } else { set.status.latest_revision.clone() }
+fn compile_selector(field: &'static str, selector: Option<&LabelSelector>) -> Result<Option<Selector>, Fault> {
+    selector.map(Selector::try_from).transpose().map_err(|reason| Fault::Selector { field, reason })
 }
 
 /// MATCH-3: namespaces that the selector names outright.
@@ -291,10 +323,7 @@ impl Pinned {
         set: &SidecarSet,
         restore: impl FnOnce(&InjectionRevision) -> Result<Restored<'a>, RevisionError>,
     ) -> Option<Self> {
-        let revision = set.spec.injection_strategy.revision.as_ref()?;
-        if revision.custom_version.is_none() && revision.revision_name.is_none() {
-            return None;
-        }
+        let revision = asked_revision(set)?;
         let update = &set.spec.update_strategy;
         let content = restore(revision).and_then(|restored| {
             let Restored { name, spec, unknown, hashes } = restored;
@@ -420,7 +449,7 @@ impl Template {
         let resources = policy
             .map(Policy::new)
             .transpose()
-            .map_err(|reason| Fault::Resources { container: entry.name.clone(), reason: Box::new(reason) })?;
+            .map_err(|reason| Fault::Resources { container: entry.name.clone(), reason: Arc::new(reason) })?;
         if resources.is_some() {
             members.remove("resources");
         }

@@ -41,6 +41,21 @@ impl Hashes {
         Self { full, without_image }
     }
 
+    /// The hashes that an object's annotations tell, each for itself; what they do not tell is computed (ANN-3, REV-4).
+    pub fn told<'a>(annotation: impl Fn(&str) -> Option<&'a str>, spec: &SidecarSetSpec) -> Self {
+        let told = |key| annotation(key).filter(|hash| !hash.is_empty()).map(str::to_owned);
+        match (told(names::HASH), told(names::HASH_WITHOUT_IMAGE)) {
+            (Some(full), Some(without_image)) => Self { full, without_image },
+            (full, without_image) => {
+                let computed = Self::of(spec);
+                Self {
+                    full: full.unwrap_or(computed.full),
+                    without_image: without_image.unwrap_or(computed.without_image),
+                }
+            }
+        }
+    }
+
     /// Writes the hashes into the annotations of `set`, over whatever the client sent (SSD-9).
     pub fn annotate(&self, set: &mut SidecarSet) {
         let annotations = &mut set.metadata.annotations;

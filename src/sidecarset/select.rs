@@ -66,6 +66,14 @@ pub enum SelectError {
     /// There is no such revision.
     #[error(transparent)]
     Revision(#[from] RevisionError),
+    /// The spec cannot be injected (RES-4).
+    #[error("SidecarSet {set} cannot be used: {reason}")]
+    Unusable {
+        /// Name of the set.
+        set: String,
+        /// What is wrong with its spec.
+        reason: String,
+    },
     /// A selector of the rollout that cannot be read.
     #[error("SidecarSet {set}: updateStrategy.selector: {reason}, so no revision can be chosen")]
     UpdateSelector {
@@ -142,12 +150,16 @@ pub fn choose<'a>(
     draw: impl FnOnce() -> Draw,
     facts: &mut impl Recorder,
 ) -> Result<Chosen<'a>, SelectError> {
-    let Some(pinned) = &set.pinned else { return Ok(Chosen { set, content: &set.current }) };
+    let current = || match &set.unusable {
+        None => Ok(&set.current),
+        Some(fault) => Err(SelectError::Unusable { set: set.name.clone(), reason: fault.to_string() }),
+    };
+    let Some(pinned) = &set.pinned else { return Ok(Chosen { set, content: current()? }) };
     // A revision that cannot be had refuses the pod even where the current spec would be injected (REV-2 before REV-5).
     let specified = pinned.content.as_ref().map_err(Clone::clone)?;
     let why = choose_revision(set, pinned, specified, labels, draw)?;
     let content = match why {
-        RevisionChoice::NoPercentage | RevisionChoice::DrawnCurrent | RevisionChoice::RecordedCurrent => &set.current,
+        RevisionChoice::NoPercentage | RevisionChoice::DrawnCurrent | RevisionChoice::RecordedCurrent => current()?,
         _ => specified,
     };
     facts.record(|| Fact::Revision { set: set.name.clone(), revision: content.revision.clone(), why });
@@ -223,9 +235,9 @@ pub struct Index {
 
 impl Index {
     /// Indexes `sets` by their places.
-    pub fn new(sets: &[Compiled]) -> Self {
+    pub fn new<'a>(sets: impl IntoIterator<Item = &'a Compiled>) -> Self {
         let mut index = Self::default();
-        for (place, set) in sets.iter().enumerate() {
+        for (place, set) in sets.into_iter().enumerate() {
             let requirements = set.selector.as_ref().map_or(&[][..], Selector::requirements);
             let named = requirements.iter().find_map(|requirement| match &requirement.operator {
                 Operator::In(values) => Some((&requirement.key, values)),
