@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::admit::Stored;
 use super::compiled::{CompileError, Compiled, RevisionError};
 use super::records::{self, Carried};
-use super::select::{Namespace, Verdict, select};
+use super::select::{Index, Namespace, Verdict, select};
 use super::validate::Problem;
 use crate::api::meta::{LabelSelector, LabelSelectorRequirement};
 use crate::api::names;
@@ -84,7 +84,7 @@ pub struct LiveSet {
 #[derive(Debug, Default)]
 pub struct LiveSets {
     sets: Vec<Compiled>,
-    index: super::select::Index,
+    index: Index,
     facts: HashMap<String, Facts>,
 }
 
@@ -279,7 +279,7 @@ impl<'a> LivePod<'a> {
         metadata.labels = object.labels.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let annotation = |key: &str| object.annotations.as_ref()?.get(key).map(String::as_str);
         let created = time(object.creation_timestamp.as_ref());
-        let labels_changed = last_written(object, &["f:metadata", "f:labels"]);
+        let labels_changed = labels_written(object);
         Self {
             // As when it was admitted: that it goes away now is told apart.
             metadata,
@@ -385,6 +385,7 @@ impl LiveSet {
             "selector": &set.spec.selector,
             "namespaceSelector": &set.spec.namespace_selector,
             "paused": set.spec.injection_strategy.paused,
+            "canaryOf": set.canary_base(),
         });
         let is_empty = set.containers().is_empty() && set.init_containers().is_empty();
         let hash = hash.or_else(|| set.metadata.annotations.get(names::HASH).cloned()).unwrap_or_default();
@@ -440,6 +441,11 @@ fn time(time: Option<&meta::Time>) -> Option<Timestamp> {
     time.map(|time| time.0)
 }
 
+/// When the labels of an object were last written by anyone, as far as it tells.
+pub fn labels_written(object: &ObjectMeta) -> Option<Timestamp> {
+    last_written(object, &["f:metadata", "f:labels"])
+}
+
 /// When the fields below `path` were last written, by anyone and not by way of a subresource.
 fn last_written(object: &ObjectMeta, path: &[&str]) -> Option<Timestamp> {
     let entries = object.managed_fields.iter().flatten();
@@ -455,19 +461,36 @@ fn last_written(object: &ObjectMeta, path: &[&str]) -> Option<Timestamp> {
 
 impl FromIterator<LiveSet> for LiveSets {
     fn from_iter<I: IntoIterator<Item = LiveSet>>(sets: I) -> Self {
-        let mut facts = HashMap::new();
-        let mut compiled = Vec::new();
-        for set in sets {
-            let LiveSet { created, selects_since, hash, revision, pinned, is_empty, .. } = set;
-            let known = Facts { created, selects_since, hash, revision, pinned, is_empty };
-            facts.insert(set.compiled.name.clone(), known);
-            compiled.push(set.compiled);
-        }
-        Self { index: super::select::Index::new(&compiled), sets: compiled, facts }
+        let mut all = Self::default();
+        sets.into_iter().for_each(|set| all.put(set));
+        all.index = Index::new(&all.sets);
+        all
     }
 }
 
 impl LiveSets {
+    /// Puts a set in place of the one of its name.
+    pub fn insert(&mut self, set: LiveSet) {
+        self.put(set);
+        self.index = Index::new(&self.sets);
+    }
+
+    /// Forgets a set.
+    pub fn remove(&mut self, name: &str) {
+        self.facts.remove(name);
+        self.sets.retain(|set| set.name != name);
+        self.index = Index::new(&self.sets);
+    }
+
+    fn put(&mut self, set: LiveSet) {
+        let LiveSet { compiled, created, selects_since, hash, revision, pinned, is_empty, .. } = set;
+        let facts = Facts { created, selects_since, hash, revision, pinned, is_empty };
+        if self.facts.insert(compiled.name.clone(), facts).is_some() {
+            self.sets.retain(|known| known.name != compiled.name);
+        }
+        self.sets.push(compiled);
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.sets.len()

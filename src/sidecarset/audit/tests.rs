@@ -88,8 +88,8 @@ impl Scene {
     }
 }
 
-fn labelled(labels: &[(&str, &str)]) -> Option<BTreeMap<String, String>> {
-    Some(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+fn labelled(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
+    labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 /// `managedFields` with one entry of this time for fields below `path`.
@@ -150,8 +150,8 @@ fn a_pod_that_has_finished_was_not_missed(#[case] phase: &'static str, #[case] r
 }
 
 #[rstest]
-#[case::by_label("shop", labelled(&[("control-plane", "x")]), "control-plane does not exist")]
-#[case::kube_system("kube-system", labelled(&[]), "kubernetes.io/metadata.name notin (kube-system, kruise-system)")]
+#[case::by_label("shop", Some(labelled(&[("control-plane", "x")])), "control-plane does not exist")]
+#[case::kube_system("kube-system", Some(labelled(&[])), "kubernetes.io/metadata.name notin (kube-system, kruise-system)")]
 #[case::our_own("kruise-system", None, "kubernetes.io/metadata.name notin (kube-system, kruise-system)")]
 fn an_excluded_namespace_is_told_by_the_rule_wh_4(
     #[case] namespace: &'static str,
@@ -334,7 +334,7 @@ fn a_pod_is_missed_only_when_that_can_be_shown(#[case] pod: Value, #[case] set: 
 fn labels_of_a_namespace_written_later_leave_a_doubt_match_5(#[case] selector: Value, #[case] expected: &str) {
     let scene = Scene {
         sets: vec![mesh(&json!({"spec": {"namespaceSelector": selector}}))],
-        labels: labelled(&[("mesh", "on"), (names::NAMESPACE_NAME, "shop")]),
+        labels: Some(labelled(&[("mesh", "on"), (names::NAMESPACE_NAME, "shop")])),
         namespace_changed: Some("2026-03-05T00:00:00Z"),
         ..Scene::default()
     };
