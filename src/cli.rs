@@ -1,13 +1,14 @@
 //! The command line: subcommands and every flag. Each subcommand has a file of its own below.
 
 mod crds;
+mod explain;
 mod inject;
 mod manager;
 mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Keeps sidecars beside the containers they serve: OpenKruise's SidecarSet API, served fast.
 #[derive(Debug, Parser)]
@@ -27,6 +28,8 @@ enum Command {
     Inject(inject::Args),
     /// Print the CustomResourceDefinitions.
     Crds(crds::Args),
+    /// Explain, in a live cluster, why pods carry their SidecarSets or lack them.
+    Explain(explain::Args),
 }
 
 /// What manifests are judged by, whatever the subcommand.
@@ -39,16 +42,29 @@ struct Operator {
 
 /// Parses the arguments and runs one subcommand.
 pub fn run() -> ExitCode {
-    let ran = match Cli::parse().command {
+    let ran = match parse().command {
         Command::Manager(args) => manager::run(args),
         Command::Validate(args) => validate::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Crds(args) => crds::run(&args),
+        Command::Explain(args) => explain::run(&args),
     };
     ran.unwrap_or_else(|error| {
         say_error(&format!("error: {error:#}"));
         ExitCode::FAILURE
     })
+}
+
+/// Under the name `kubectl-outrigger` the binary is a plugin of kubectl, and its help says so.
+fn parse() -> Cli {
+    let is_plugin = std::env::args_os()
+        .next()
+        .is_some_and(|path| std::path::Path::new(&path).file_stem().is_some_and(|name| name == "kubectl-outrigger"));
+    if !is_plugin {
+        return Cli::parse();
+    }
+    let matches = Cli::command().name("kubectl-outrigger").bin_name("kubectl outrigger").get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// Prints a line to standard output. A reader that went away (`| head`) is no error.

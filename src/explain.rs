@@ -2,6 +2,8 @@
 //!
 //! Nothing is decided here: verdicts come from `sidecarset::select`, facts from the rules that acted (design decision 3).
 
+pub mod live;
+
 use std::fmt;
 
 use crate::facts::Fact;

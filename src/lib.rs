@@ -24,6 +24,7 @@ pub mod admission;
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod cluster;
 pub mod convert;
 pub mod crds;
 pub mod edits;

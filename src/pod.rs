@@ -515,6 +515,12 @@ impl<'a> Pairs<'a> {
     }
 }
 
+impl<'a> FromIterator<(&'a str, &'a str)> for Pairs<'a> {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(key, value)| (Cow::Borrowed(key), Cow::Borrowed(value))).collect())
+    }
+}
+
 impl Labels for Pairs<'_> {
     fn label(&self, key: &str) -> Option<&str> {
         self.get(key)

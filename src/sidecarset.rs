@@ -1,6 +1,7 @@
 //! What a SidecarSet means.
 
 pub mod admit;
+pub mod audit;
 pub mod compiled;
 pub mod defaults;
 pub mod expression;

@@ -66,6 +66,35 @@ pub fn revision(annotations: &Pairs<'_>, set: &str) -> Option<String> {
     Some(entry.controller_revision.into_owned()).filter(|revision| !revision.is_empty())
 }
 
+/// What a pod's record says of one SidecarSet that it carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Hash that the set had when it was injected or last updated in place; empty when the record does not say.
+    pub hash: String,
+    /// Name of its ControllerRevision; empty when the record does not say.
+    pub revision: String,
+}
+
+/// The SidecarSets that a live pod carries, from the values of [`names::HASH`] and [`names::INJECTED_LIST`] (ANN-2,
+/// ANN-9). Either form of ANN-6 is read; what cannot be read says nothing.
+pub fn carried(hashes: Option<&str>, list: Option<&str>) -> BTreeMap<String, Carried> {
+    let read = |entry: &RawValue| -> Option<Carried> {
+        if let Ok(hash) = serde_json::from_str::<String>(entry.get()) {
+            return Some(Carried { hash, revision: String::new() });
+        }
+        let entry: Entry<'_> = serde_json::from_str(entry.get()).ok()?;
+        Some(Carried { hash: entry.hash.into_owned(), revision: entry.controller_revision.into_owned() })
+    };
+    let entries: BTreeMap<String, &RawValue> =
+        hashes.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let mut carried: BTreeMap<String, Carried> =
+        entries.into_iter().filter_map(|(name, entry)| Some((name, read(entry)?))).collect();
+    for name in list.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        carried.entry(name.to_owned()).or_default();
+    }
+    carried
+}
+
 /// Writes the record of this injection. Call it last: META cannot overwrite it (ANN-8), and a set that changed nothing
 /// keeps the time of its first injection.
 pub fn write<'a>(

@@ -1,0 +1,3 @@
+//! What runs against a cluster.
+
+pub mod missed;

@@ -1,0 +1,612 @@
+//! Finds pods that should have been injected and were not: created while the webhook was away, or under `Ignore`.
+//!
+//! Run it only where the Lease is held. It watches metadata alone, keeps nothing of a pod that is in order, and changes no
+//! pod: it counts, writes a condition on each SidecarSet by server-side apply under a field owner of its own, and one
+//! event when something was missed or no longer is. What it knows comes from the API server; a successor goes on from
+//! there.
+
+pub mod ledger;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Pod};
+use k8s_openapi::api::events::v1::Event as KubeEvent;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Error};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::ledger::{Ledger, Said};
+use crate::api::names;
+use crate::sidecarset::audit::{
+    self, Away, CONFIGURATION, Finding, LiveNamespace, LivePod, LiveSet, LiveSets, Registration, audit,
+};
+use crate::sidecarset::select;
+
+/// Owner of the condition's fields.
+pub const FIELD_OWNER: &str = "outrigger-missed";
+/// Who reports the events.
+const CONTROLLER: &str = "outrigger.io/missed";
+/// Events about objects without a namespace live here.
+const EVENTS_NAMESPACE: &str = "default";
+/// Objects of one page of a list.
+const PAGE: u32 = 500;
+/// No single request may take longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Conditions that are written in one go.
+const BURST: usize = 20;
+/// Longest pause after errors.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Bytes of an event's note that the API server takes.
+const NOTE_LIMIT: usize = 1024;
+/// Namespaces that pods were seen in before they were seen themselves.
+const UNKNOWN_LIMIT: usize = 10_000;
+
+/// How patient the loop is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Namespace of the operator, for the registration that is assumed when there may be none to read.
+    pub operator_namespace: String,
+    /// Changes within this time are answered together.
+    pub debounce: Duration,
+    /// Least time between two listings of all pods.
+    pub listing_interval: Duration,
+    /// Least time between two writes to one SidecarSet.
+    pub write_interval: Duration,
+    /// Least time between two events that more pods were missed by one SidecarSet.
+    pub event_interval: Duration,
+    /// How often the registration of the webhook is read.
+    pub registration_interval: Duration,
+}
+
+/// `outrigger_missed_pods`, and the same by reason.
+#[derive(Clone, Debug, Default)]
+pub struct Gauges {
+    total: Gauge,
+    by_reason: Family<[(&'static str, &'static str); 1], Gauge>,
+}
+
+/// Everything the loop knows.
+struct Watch {
+    client: Client,
+    settings: Settings,
+    gauges: Gauges,
+    sets: BTreeMap<String, Known>,
+    live: LiveSets,
+    namespaces: HashMap<String, Labels>,
+    /// Namespaces of pods that were judged before the namespace was seen.
+    unknown: HashSet<String>,
+    registration: Registration,
+    ledger: Ledger,
+    /// Names that `InitApply` brought since `Init`.
+    listed_sets: HashSet<String>,
+    listed_namespaces: HashSet<String>,
+    are_sets_synced: bool,
+    are_namespaces_synced: bool,
+    are_pods_synced: bool,
+    /// When all pods are to be listed again.
+    list_at: Option<Instant>,
+    listed_at: Option<Instant>,
+    /// When what was found is to be told.
+    tell_at: Option<Instant>,
+    pause: Duration,
+}
+
+/// Labels of a namespace and when they were written.
+type Labels = (BTreeMap<String, String>, Option<Timestamp>);
+
+/// A SidecarSet.
+struct Known {
+    name: Arc<str>,
+    uid: String,
+    generation: i64,
+    /// What decides which pods it selects, and since when.
+    selection: String,
+    since: Option<Timestamp>,
+    /// When that changed; pods that were listed before were judged by something else.
+    changed_at: Instant,
+    condition: Value,
+    /// The counters of its status, which its schema requires.
+    counters: Value,
+    write_after: Option<Instant>,
+    /// How many missed pods the last event told of, and when the next may be written.
+    told: usize,
+    event_after: Option<Instant>,
+}
+
+type Pods = Pin<Box<dyn Stream<Item = watcher::Result<Event<PartialObjectMeta<Pod>>>> + Send>>;
+
+/// Runs until `shutdown`. Errors are logged and tried again, for ever.
+pub async fn run(client: Client, settings: Settings, gauges: Gauges, shutdown: CancellationToken) {
+    let config = || watcher::Config::default().page_size(PAGE);
+    let sets = watcher(Api::<DynamicObject>::all_with(client.clone(), &sidecarsets()), config());
+    let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), config());
+    let (mut sets, mut namespaces) = (sets.default_backoff().boxed(), namespaces.default_backoff().boxed());
+    // Finished pods have no use for a sidecar.
+    let running = || config().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let mut pods: Pods = futures::stream::pending().boxed();
+    let mut ticks = tokio::time::interval(Duration::from_millis(250));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut registration = tokio::time::interval(settings.registration_interval);
+
+    let mut watch = Watch::new(client.clone(), settings, gauges);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(event) = sets.next() => watch.on_set(event),
+            Some(event) = namespaces.next() => watch.on_namespace(event),
+            Some(event) = pods.next() => watch.on_pod(event),
+            _ = registration.tick() => watch.read_registration().await,
+            _ = ticks.tick() => {
+                if watch.is_listing_due() {
+                    watch.read_registration().await;
+                    // A new watch begins with a listing, page by page.
+                    pods = watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), running()).default_backoff().boxed();
+                    watch.begin_listing();
+                }
+                if watch.is_telling_due() {
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        () = watch.tell() => {}
+                    }
+                }
+            }
+        }
+    }
+    watch.gauges.set(0, [0; Away::REASONS.len()]);
+}
+
+/// The kind that is watched.
+fn sidecarsets() -> ApiResource {
+    ApiResource {
+        group: names::GROUP.to_owned(),
+        version: "v1beta1".to_owned(),
+        api_version: names::V1BETA1.to_owned(),
+        kind: "SidecarSet".to_owned(),
+        plural: "sidecarsets".to_owned(),
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// What suits a cluster.
+    pub fn new(operator_namespace: &str) -> Self {
+        Self {
+            operator_namespace: operator_namespace.to_owned(),
+            debounce: Duration::from_secs(3),
+            listing_interval: Duration::from_mins(1),
+            write_interval: Duration::from_secs(15),
+            event_interval: Duration::from_mins(5),
+            registration_interval: Duration::from_secs(30),
+        }
+    }
+}
+
+// === impl Gauges ===
+
+impl Gauges {
+    /// Registers the gauges under the prefix of `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Pods that were created without a SidecarSet that selects them, because the webhook was away; told by the leader";
+        registry.register("missed_pods", help, self.total.clone());
+        registry.register("missed_pods_by_reason", "The same by where the webhook was", self.by_reason.clone());
+        self.set(0, [0; Away::REASONS.len()]);
+    }
+
+    fn set(&self, total: usize, by_reason: [usize; Away::REASONS.len()]) {
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.total.set(number(total));
+        for (reason, count) in Away::REASONS.into_iter().zip(by_reason) {
+            self.by_reason.get_or_create(&[("reason", reason)]).set(number(count));
+        }
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    fn new(client: Client, settings: Settings, gauges: Gauges) -> Self {
+        let registration = Registration::assumed(&settings.operator_namespace);
+        Self {
+            client,
+            settings,
+            gauges,
+            sets: BTreeMap::new(),
+            live: LiveSets::default(),
+            namespaces: HashMap::new(),
+            unknown: HashSet::new(),
+            registration,
+            ledger: Ledger::default(),
+            listed_sets: HashSet::new(),
+            listed_namespaces: HashSet::new(),
+            are_sets_synced: false,
+            are_namespaces_synced: false,
+            are_pods_synced: false,
+            list_at: None,
+            listed_at: None,
+            tell_at: None,
+            pause: Duration::ZERO,
+        }
+    }
+
+    // --- SidecarSets ---
+
+    fn on_set(&mut self, event: watcher::Result<Event<DynamicObject>>) {
+        match event {
+            Ok(Event::Init) => self.listed_sets.clear(),
+            Ok(Event::InitApply(set)) => {
+                self.listed_sets.insert(set.metadata.name.clone().unwrap_or_default());
+                self.apply_set(set);
+            }
+            Ok(Event::InitDone) => {
+                let listed = std::mem::take(&mut self.listed_sets);
+                let gone: Vec<String> = self.sets.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+                for name in gone {
+                    self.remove_set(&name);
+                }
+                self.are_sets_synced = true;
+                self.want_listing();
+            }
+            Ok(Event::Apply(set)) => self.apply_set(set),
+            Ok(Event::Delete(set)) => self.remove_set(&set.metadata.name.unwrap_or_default()),
+            Err(error) => tracing::warn!(%error, "SidecarSets cannot be watched; tried again"),
+        }
+    }
+
+    fn apply_set(&mut self, object: DynamicObject) {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let document = serde_json::to_value(object).unwrap_or_default();
+        let condition = audit::condition(&document).cloned().unwrap_or_default();
+        let counters = counters(&document);
+        let mut set = match LiveSet::read(document) {
+            Ok(set) => set,
+            Err(problem) => {
+                tracing::warn!(sidecarset = name, %problem, "cannot be read, so its pods are not looked after");
+                self.remove_set(&name);
+                return;
+            }
+        };
+        let before = self.sets.get(&name).filter(|before| before.uid == set.uid);
+        set.selects_since = since(before, &set, crate::app::now());
+        let is_same =
+            before.is_some_and(|before| before.selection == set.selection && before.since == set.selects_since);
+        let known = Known {
+            name: name.as_str().into(),
+            uid: set.uid.clone(),
+            generation: set.generation,
+            selection: set.selection.clone(),
+            since: set.selects_since,
+            changed_at: before.filter(|_| is_same).map_or_else(Instant::now, |before| before.changed_at),
+            condition,
+            counters,
+            write_after: before.and_then(|before| before.write_after),
+            told: before.map_or(0, |before| before.told),
+            event_after: before.and_then(|before| before.event_after),
+        };
+        self.sets.insert(name, known);
+        self.live.insert(set);
+        if !is_same {
+            self.want_listing();
+        }
+        self.want_telling();
+    }
+
+    fn remove_set(&mut self, name: &str) {
+        self.live.remove(name);
+        if self.sets.remove(name).is_some() {
+            self.want_listing();
+        }
+    }
+
+    // --- Namespaces ---
+
+    fn on_namespace(&mut self, event: watcher::Result<Event<PartialObjectMeta<Namespace>>>) {
+        match event {
+            Ok(Event::Init) => self.listed_namespaces.clear(),
+            Ok(Event::InitApply(namespace)) => {
+                self.listed_namespaces.insert(namespace.metadata.name.clone().unwrap_or_default());
+                self.apply_namespace(namespace.metadata);
+            }
+            Ok(Event::InitDone) => {
+                let listed = std::mem::take(&mut self.listed_namespaces);
+                self.namespaces.retain(|name, _| listed.contains(name));
+                self.are_namespaces_synced = true;
+                self.want_listing();
+            }
+            Ok(Event::Apply(namespace)) => self.apply_namespace(namespace.metadata),
+            Ok(Event::Delete(namespace)) => {
+                self.namespaces.remove(&namespace.metadata.name.unwrap_or_default());
+            }
+            Err(error) => tracing::warn!(%error, "Namespaces cannot be watched; tried again"),
+        }
+    }
+
+    fn apply_namespace(&mut self, object: ObjectMeta) {
+        let changed = audit::labels_written(&object);
+        let name = object.name.unwrap_or_default();
+        let labels = object.labels.unwrap_or_default();
+        let is_awaited = self.unknown.remove(&name);
+        let before = self.namespaces.insert(name, (labels.clone(), changed));
+        if is_awaited || before.is_some_and(|(before, _)| before != labels) {
+            self.want_listing();
+        }
+    }
+
+    // --- pods ---
+
+    fn on_pod(&mut self, event: watcher::Result<Event<PartialObjectMeta<Pod>>>) {
+        match event {
+            Ok(Event::Init) => self.ledger.begin(),
+            Ok(Event::InitApply(pod) | Event::Apply(pod)) => self.judge(&pod.metadata),
+            Ok(Event::InitDone) => {
+                self.ledger.complete();
+                self.are_pods_synced = true;
+                self.want_telling();
+            }
+            Ok(Event::Delete(pod)) => {
+                if self.ledger.forget(pod.metadata.uid.as_deref().unwrap_or_default()) {
+                    self.want_telling();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "pods cannot be watched; tried again"),
+        }
+    }
+
+    fn judge(&mut self, pod: &ObjectMeta) {
+        let (Some(uid), Some(name)) = (&pod.uid, &pod.name) else { return };
+        let namespace = pod.namespace.as_deref().unwrap_or("default");
+        let Some((labels, changed)) = self.namespaces.get(namespace) else {
+            // Whether it is excluded is not known before the namespace is.
+            if self.unknown.len() < UNKNOWN_LIMIT {
+                self.unknown.insert(namespace.to_owned());
+            }
+            return;
+        };
+        let around = LiveNamespace {
+            namespace: select::Namespace { name: namespace, labels: Some(labels) },
+            labels_changed: *changed,
+        };
+        let live = LivePod::new(pod, None);
+        let findings = audit(&live, &self.live, around, &self.registration, false);
+        let missed = findings.into_iter().filter_map(|(set, finding)| match finding {
+            Finding::Missed(away) => Some((self.sets.get(set)?.name.clone(), away)),
+            _ => None,
+        });
+        let missed: Vec<_> = missed.collect();
+        let is_news = if missed.is_empty() { self.ledger.forget(uid) } else { true };
+        if !missed.is_empty() {
+            self.ledger.note(uid, namespace, name, missed);
+        }
+        if is_news {
+            self.want_telling();
+        }
+    }
+
+    fn want_listing(&mut self) {
+        self.list_at.get_or_insert_with(|| Instant::now() + self.settings.debounce);
+    }
+
+    fn want_telling(&mut self) {
+        self.tell_at.get_or_insert_with(|| Instant::now() + self.settings.debounce);
+    }
+
+    fn is_listing_due(&self) -> bool {
+        let now = Instant::now();
+        let rested = self.listed_at.is_none_or(|at| at + self.settings.listing_interval <= now);
+        self.are_sets_synced && self.are_namespaces_synced && rested && self.list_at.is_some_and(|at| at <= now)
+    }
+
+    fn begin_listing(&mut self) {
+        self.list_at = None;
+        self.listed_at = Some(Instant::now());
+        self.are_pods_synced = false;
+        self.unknown.clear();
+        tracing::debug!(sidecarsets = self.live.len(), "listing all pods to see which were missed");
+    }
+
+    async fn read_registration(&mut self) {
+        let api: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
+        match patiently(api.get_opt(CONFIGURATION)).await {
+            Ok(configuration) => {
+                let read = Registration::of(configuration.as_ref());
+                if read != self.registration {
+                    self.registration = read;
+                    self.want_listing();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "{CONFIGURATION} cannot be read; what was known of it counts"),
+        }
+    }
+
+    // --- telling ---
+
+    fn is_telling_due(&self) -> bool {
+        self.are_pods_synced && self.tell_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Writes what is new: metrics at once, conditions and events a few at a time.
+    async fn tell(&mut self) {
+        self.tell_at = None;
+        let (total, by_reason) = self.ledger.totals();
+        self.gauges.set(total, by_reason);
+        let tallies = self.ledger.tallies();
+        let is_full = self.ledger.is_full();
+        let names: Vec<String> = self.sets.keys().cloned().collect();
+        let (mut writes, mut failed) = (0, false);
+        let mut again: Option<Instant> = None;
+        for name in names {
+            let Some(known) = self.sets.get(&name).filter(|known| Some(known.changed_at) < self.listed_at) else {
+                continue;
+            };
+            let tally = tallies.get(name.as_str());
+            let said = Said::of(tally, known.generation, known.since, is_full);
+            if said.is_said_by(&known.condition) {
+                continue;
+            }
+            let now = Instant::now();
+            if let Some(after) = known.write_after.filter(|after| *after > now) {
+                again = Some(again.map_or(after, |again| again.min(after)));
+                continue;
+            }
+            if writes == BURST {
+                again = Some(now);
+                break;
+            }
+            writes += 1;
+            let count = tally.map_or(0, |tally| tally.count);
+            if let Err(error) = self.write(&name, &said, count).await {
+                tracing::warn!(sidecarset = name, %error, "what was missed cannot be told; tried again");
+                failed = true;
+                break;
+            }
+        }
+        if failed {
+            self.pause = (self.pause * 2).clamp(Duration::from_secs(1), LONGEST_PAUSE);
+            again = Some(Instant::now() + self.pause);
+        } else {
+            self.pause = Duration::ZERO;
+        }
+        if let Some(again) = again {
+            self.tell_at = Some(again);
+        }
+    }
+
+    /// The event first: whoever is stopped between the two writes the same event again, which is then there already.
+    async fn write(&mut self, name: &str, said: &Said, count: usize) -> Result<(), Error> {
+        let Some(known) = self.sets.get(name) else { return Ok(()) };
+        let (wall, now) = (crate::app::now(), Instant::now());
+        let grew = !said.is_complete && count > known.told && known.event_after.is_none_or(|after| after <= now);
+        let is_news = said.is_news_after(&known.condition);
+        // A successor does not know what was told: only a change of the status is news to it.
+        let is_event = is_news || (grew && known.told > 0);
+        if is_event {
+            let event = event(known, said, wall);
+            let api: Api<KubeEvent> = Api::namespaced(self.client.clone(), EVENTS_NAMESPACE);
+            match patiently(api.create(&PostParams::default(), &event)).await {
+                Err(Error::Api(status)) if status.code == 409 => {}
+                written => drop(written?),
+            }
+        }
+        let condition = said.condition(&known.condition, wall);
+        let patched = apply(&self.client, known, &condition).await?;
+        if let Some(known) = self.sets.get_mut(name) {
+            if patched {
+                known.condition = condition;
+            }
+            known.write_after = Some(now + self.settings.write_interval);
+            if is_event {
+                known.event_after = Some(now + self.settings.event_interval);
+            }
+            known.told = if said.is_complete {
+                0
+            } else if is_event || known.told == 0 {
+                count
+            } else {
+                known.told
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Since when the selectors of a set are what they are. An edit that was seen and left them alone is forgiven; of several
+/// edits at once the object itself is asked.
+fn since(before: Option<&Known>, set: &LiveSet, now: Timestamp) -> Option<Timestamp> {
+    let Some(before) = before else { return set.selects_since };
+    if before.selection != set.selection {
+        return Some(now);
+    }
+    if set.generation <= before.generation + 1 { before.since } else { set.selects_since }
+}
+
+/// Applies the condition; whether the set is still there.
+async fn apply(client: &Client, known: &Known, condition: &Value) -> Result<bool, Error> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &sidecarsets());
+    let params = PatchParams::apply(FIELD_OWNER).force();
+    let mut object = json!({
+        "apiVersion": names::V1BETA1,
+        "kind": "SidecarSet",
+        "metadata": {"name": &*known.name, "uid": known.uid},
+        "status": {"conditions": [condition]},
+    });
+    let mut applied = patiently(api.patch_status(&known.name, &params, &Patch::Apply(&object))).await;
+    if matches!(&applied, Err(Error::Api(status)) if status.code == 422) {
+        // A status that no controller has written yet lacks counters that the schema requires (API-15).
+        for (counter, value) in known.counters.as_object().into_iter().flatten() {
+            object["status"][counter] = value.clone();
+        }
+        applied = patiently(api.patch_status(&known.name, &params, &Patch::Apply(&object))).await;
+    }
+    match applied {
+        Ok(_) => Ok(true),
+        // Gone, or another one of its name: the watch tells.
+        Err(Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn counters(set: &Value) -> Value {
+    let count = |counter: &str| set["status"][counter].as_i64().unwrap_or_default();
+    json!({
+        "matchedPods": count("matchedPods"),
+        "updatedPods": count("updatedPods"),
+        "readyPods": count("readyPods"),
+    })
+}
+
+/// An event whose name follows from what it says, so that none is written twice.
+fn event(known: &Known, said: &Said, now: Timestamp) -> KubeEvent {
+    let mut hasher = DefaultHasher::new();
+    (&known.uid, said.reason, &said.message, known.condition["lastTransitionTime"].as_str()).hash(&mut hasher);
+    let mut note = said.message.clone();
+    if note.len() > NOTE_LIMIT {
+        let end = (0..=NOTE_LIMIT).rev().find(|at| note.is_char_boundary(*at)).unwrap_or_default();
+        note.truncate(end);
+    }
+    // Room for a dot and the hash within the 253 bytes of a name.
+    let prefix: String = known.name.chars().take(230).collect();
+    KubeEvent {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{:016x}", prefix.trim_end_matches(['.', '-']), hasher.finish())),
+            namespace: Some(EVENTS_NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        action: Some("Audit".to_owned()),
+        reason: Some(said.reason.to_owned()),
+        note: Some(note),
+        type_: Some(if said.is_complete { "Normal" } else { "Warning" }.to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some(names::V1BETA1.to_owned()),
+            kind: Some("SidecarSet".to_owned()),
+            name: Some(known.name.to_string()),
+            uid: Some(known.uid.clone()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(FIELD_OWNER.to_owned()),
+        ..KubeEvent::default()
+    }
+}
+
+async fn patiently<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match timeout(PATIENCE, request).await {
+        Ok(answer) => answer,
+        Err(late) => Err(Error::Service(Box::new(late))),
+    }
+}
