@@ -356,6 +356,19 @@ impl Objects {
         self.sets.values().map(Arc::as_ref)
     }
 
+    /// Whether nothing changed since `other`, a clone of these objects.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.has_same_sets(other)
+            && Arc::ptr_eq(&self.namespaces, &other.namespaces)
+            && self.white_list == other.white_list
+    }
+
+    fn has_same_sets(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.sets, &other.sets)
+            && Arc::ptr_eq(&self.unreadable, &other.unreadable)
+            && Arc::ptr_eq(&self.revisions, &other.revisions)
+    }
+
     /// Compiles everything. Nothing may be wrong.
     pub fn snapshot(&self) -> Result<Snapshot, CompileError> {
         let sets = Sets::build(self, None);
@@ -376,12 +389,11 @@ impl Objects {
     /// with a SidecarSet concerns it alone.
     #[must_use]
     pub fn snapshot_after(&self, previous: &Snapshot) -> Snapshot {
-        let before = &previous.objects;
-        let same_sets = Arc::ptr_eq(&self.sets, &before.sets)
-            && Arc::ptr_eq(&self.unreadable, &before.unreadable)
-            && Arc::ptr_eq(&self.revisions, &before.revisions);
-        let sets =
-            if same_sets { Arc::clone(&previous.sets) } else { Arc::new(Sets::build(self, Some(&previous.sets))) };
+        let sets = if self.has_same_sets(&previous.objects) {
+            Arc::clone(&previous.sets)
+        } else {
+            Arc::new(Sets::build(self, Some(&previous.sets)))
+        };
         Snapshot { objects: self.clone(), sets }
     }
 
@@ -445,7 +457,7 @@ fn name_of(document: &Value) -> Result<&str, Problem> {
 /// Leaves out what nobody here reads and what changes with every pod, so that an object that changed is one that means
 /// something else.
 fn trim(sidecarset: &mut Value) {
-    if let Some(metadata) = sidecarset["metadata"].as_object_mut() {
+    if let Some(Value::Object(metadata)) = sidecarset.get_mut("metadata") {
         for member in ["managedFields", "resourceVersion", "generation"] {
             metadata.remove(member);
         }
@@ -453,7 +465,7 @@ fn trim(sidecarset: &mut Value) {
             annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
         }
     }
-    if let Some(status) = sidecarset["status"].as_object_mut() {
+    if let Some(Value::Object(status)) = sidecarset.get_mut("status") {
         status.retain(|member, _| member == "latestRevision" || member == "collisionCount");
     }
     if let Some(members) = sidecarset.as_object_mut() {
@@ -635,6 +647,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::facts::Everything;
+    use crate::sidecarset::select::{self, Draw};
 
     #[rstest]
     #[case::no_data(json!({}), "has no data.spec")]
@@ -677,5 +691,255 @@ mod tests {
                 without_image: expected_without.unwrap_or(&computed.without_image).to_owned(),
             }
         );
+    }
+
+    fn set(name: &str, spec: &Value) -> Value {
+        json!({"apiVersion": names::V1BETA1, "kind": "SidecarSet", "metadata": {"name": name}, "spec": spec})
+    }
+
+    fn mesh(image: &str) -> Value {
+        let containers = json!([{"name": "proxy", "image": image}]);
+        set("mesh", &json!({"selector": {"matchLabels": {"app": "web"}}, "containers": containers}))
+    }
+
+    fn pinned(name: &str, revision: &str) -> Value {
+        let strategy = json!({"revision": {"revisionName": revision}});
+        set(name, &json!({"selector": {"matchLabels": {"app": "web"}}, "injectionStrategy": strategy}))
+    }
+
+    fn revision(name: &str, of: &str, spec: &Value) -> Value {
+        let metadata = json!({"name": name, "namespace": names::DEFAULT_NAMESPACE, "labels": {names::REVISION_OF: of}});
+        json!({"metadata": metadata, "data": {"spec": spec}, "revision": 1})
+    }
+
+    fn cluster(changes: impl IntoIterator<Item = Change>) -> (Objects, Snapshot) {
+        let mut objects = Objects::in_cluster(names::DEFAULT_NAMESPACE);
+        let mut snapshot = Snapshot::default();
+        for change in changes {
+            assert_eq!(objects.take(change), []);
+            snapshot = objects.snapshot_after(&snapshot);
+        }
+        (objects, snapshot)
+    }
+
+    fn put_set(document: Value) -> Change {
+        Change::Put(Kind::SidecarSets, document)
+    }
+
+    fn compiled(snapshot: &Snapshot, name: &str) -> *const Compiled {
+        snapshot.sidecarsets().find(|set| set.name == name).unwrap()
+    }
+
+    #[rstest]
+    #[case::its_spec(put_set(mesh("b")), &["mesh"])]
+    #[case::its_annotations({
+        let mut changed = mesh("a");
+        changed["metadata"]["annotations"] = json!({names::HASH: "x"});
+        put_set(changed)
+    }, &["mesh"])]
+    #[case::the_name_of_its_revision({
+        let mut changed = mesh("a");
+        changed["status"] = json!({"latestRevision": "mesh-1"});
+        put_set(changed)
+    }, &["mesh"])]
+    #[case::what_only_controllers_read({
+        let mut changed = mesh("a");
+        changed["metadata"]["resourceVersion"] = "7".into();
+        changed["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
+        changed["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": "{}"});
+        changed["status"] = json!({"matchedPods": 3, "observedGeneration": 2});
+        put_set(changed)
+    }, &[])]
+    #[case::the_revision_it_asks_for(Change::Put(Kind::Revisions, revision("a-1", "asks", &json!({"volumes": []}))), &["asks"])]
+    #[case::a_revision_nobody_asks_for(Change::Put(Kind::Revisions, revision("a-2", "asks", &json!({}))), &[])]
+    #[case::a_revision_of_another(Change::Put(Kind::Revisions, revision("a-1", "mesh", &json!({}))), &["asks"])]
+    #[case::the_same_revision(Change::Put(Kind::Revisions, revision("a-1", "asks", &json!({}))), &[])]
+    #[case::a_namespace(Change::Put(Kind::Namespaces, json!({"metadata": {"name": "shop"}})), &[])]
+    #[case::a_list_of_the_same(Change::All(Kind::SidecarSets, vec![mesh("a"), pinned("asks", "a-1")]), &[])]
+    fn only_a_set_that_a_change_concerns_is_compiled(#[case] change: Change, #[case] expected: &[&str]) {
+        let (mut objects, before) = cluster([
+            put_set(mesh("a")),
+            put_set(pinned("asks", "a-1")),
+            Change::Put(Kind::Revisions, revision("a-1", "asks", &json!({}))),
+        ]);
+        objects.take(change);
+        let after = objects.snapshot_after(&before);
+        let changed: Vec<&str> =
+            ["asks", "mesh"].into_iter().filter(|name| compiled(&before, name) != compiled(&after, name)).collect();
+        assert_eq!(changed, expected);
+    }
+
+    #[rstest]
+    #[case::sidecarset(Change::Gone(Kind::SidecarSets, "mesh".into()))]
+    #[case::sidecarset_that_a_list_lacks(Change::All(Kind::SidecarSets, vec![pinned("other", "x")]))]
+    #[case::namespace(Change::Gone(Kind::Namespaces, "shop".into()))]
+    #[case::namespace_that_a_list_lacks(Change::All(Kind::Namespaces, vec![]))]
+    #[case::configuration(Change::Gone(Kind::Configuration, names::CONFIGURATION.into()))]
+    #[case::configuration_that_a_list_lacks(Change::All(Kind::Configuration, vec![]))]
+    #[case::configuration_without_the_key(Change::Put(Kind::Configuration, json!({"metadata": {"name": names::CONFIGURATION}})))]
+    #[case::revision(Change::Gone(Kind::Revisions, "mesh-1".into()))]
+    #[case::revision_that_a_list_lacks(Change::All(Kind::Revisions, vec![revision("mesh-2", "mesh", &json!({}))]))]
+    #[case::revision_that_lost_its_label(Change::Put(Kind::Revisions, json!({"metadata": {"name": "mesh-1"}})))]
+    fn what_is_gone_is_gone(#[case] change: Change) {
+        let configuration =
+            json!({"metadata": {"name": names::CONFIGURATION}, "data": {names::PATCH_WHITE_LIST: "[]"}});
+        let (mut objects, _) = cluster([
+            Change::All(Kind::SidecarSets, vec![mesh("a")]),
+            Change::All(Kind::Namespaces, vec![json!({"metadata": {"name": "shop", "labels": {"a": "b"}}})]),
+            Change::All(Kind::Configuration, vec![configuration]),
+            Change::All(Kind::Revisions, vec![revision("mesh-1", "mesh", &json!({}))]),
+        ]);
+        let wanted = InjectionRevision { revision_name: Some("mesh-1".into()), ..InjectionRevision::default() };
+        let known = |objects: &Objects| {
+            let snapshot = objects.snapshot_after(&Snapshot::default());
+            let mesh = snapshot.sidecarsets().any(|set| set.name == "mesh");
+            let namespace = snapshot.namespace("shop").labels.is_some();
+            let facts = [mesh, namespace, objects.white_list.is_some(), objects.resolve("mesh", &wanted).is_ok()];
+            facts.into_iter().filter(|known| *known).count()
+        };
+        assert_eq!(known(&objects), 4);
+        objects.take(change.clone());
+        assert_eq!(known(&objects), 3);
+        let before = objects.clone();
+        objects.take(change);
+        assert!(objects.is_same(&before), "once is enough");
+    }
+
+    #[rstest]
+    #[case::cannot_be_read(set("mesh", &json!({"containers": "none"})), "spec.containers: invalid type", Effect::LeftOut)]
+    #[case::selector_match_6(
+        set("mesh", &json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}})),
+        "spec.selector: `Like` is not an operator",
+        Effect::LeftOut
+    )]
+    #[case::namespace_selector_match_5(
+        set("mesh", &json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}})),
+        "spec.namespaceSelector: operator In",
+        Effect::LeftOut
+    )]
+    #[case::resources_res_4(
+        set("mesh", &json!({
+            "selector": {"matchLabels": {"app": "web"}},
+            "containers": [{"name": "x", "resourcesPolicy": {"targetContainersNameRegex": "["}}],
+        })),
+        "container x: resourcesPolicy.targetContainersNameRegex `[`",
+        Effect::Refuses
+    )]
+    fn a_set_that_is_not_in_order_concerns_only_itself(
+        #[case] broken: Value,
+        #[case] reason: &str,
+        #[case] effect: Effect,
+    ) {
+        let name = |set: &Compiled| set.name.clone();
+        let (mut objects, snapshot) = cluster([put_set(broken.clone()), put_set(pinned("other", "other-1"))]);
+        let found = snapshot.broken().find(|(name, _)| *name == "mesh").unwrap().1;
+        assert!(found.reason.starts_with(reason), "{}", found.reason);
+        assert_eq!(found.effect, effect);
+        let expected: &[&str] = if effect == Effect::LeftOut { &["other"] } else { &["mesh", "other"] };
+        assert_eq!(snapshot.sidecarsets().map(name).collect::<Vec<_>>(), expected);
+
+        objects.take(put_set(mesh("good")));
+        let good = objects.snapshot_after(&snapshot);
+        assert_eq!(good.broken().len(), 1, "mended; the other still has no revision");
+        objects.take(Change::All(Kind::SidecarSets, vec![broken, pinned("other", "other-1")]));
+        let again = objects.snapshot_after(&good);
+        assert_eq!(again.broken().find(|(name, _)| *name == "mesh").unwrap().1.effect, Effect::EarlierVersion);
+        assert_eq!(compiled(&good, "mesh"), compiled(&again, "mesh"));
+        objects.take(Change::Gone(Kind::SidecarSets, "mesh".into()));
+        let gone = objects.snapshot_after(&again);
+        assert_eq!((gone.broken().len(), gone.sidecarsets().len()), (1, 1));
+    }
+
+    fn chosen(snapshot: &Snapshot, name: &str) -> Result<String, String> {
+        let set = snapshot.sidecarsets().find(|set| set.name == name).unwrap();
+        let labels = Pairs::parse(r#"{"app":"web"}"#).unwrap();
+        select::choose(set, &labels, Draw::default, &mut Everything::default())
+            .map(|chosen| chosen.content.revision.clone())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn containers_that_cannot_be_used_refuse_the_pods_they_are_for_res_4() {
+        let container = json!({"name": "x", "resourcesPolicy": {"targetContainersNameRegex": "["}});
+        let mut broken = pinned("mesh", "mesh-1");
+        broken["spec"]["containers"] = json!([container]);
+        let restorable = Change::Put(Kind::Revisions, revision("mesh-1", "mesh", &json!({})));
+        let (mut objects, snapshot) = cluster([restorable, put_set(broken.clone())]);
+        assert_eq!(chosen(&snapshot, "mesh").as_deref(), Ok("mesh-1"), "the revision is in order");
+        broken["spec"]["injectionStrategy"] = json!({});
+        objects.take(put_set(broken));
+        let snapshot = objects.snapshot_after(&Snapshot::default());
+        let error = chosen(&snapshot, "mesh").unwrap_err();
+        assert!(error.starts_with("SidecarSet mesh cannot be used: container x: resourcesPolicy."), "{error}");
+    }
+
+    #[rstest]
+    #[case::missing(revision("mesh-2", "mesh", &json!({})), "SidecarSet mesh asks for revision \"mesh-1\", and there is none")]
+    #[case::of_another_set_rev_3(revision("mesh-1", "other", &json!({})), "SidecarSet mesh asks for revision \"mesh-1\"")]
+    #[case::cannot_be_read_rev_4(
+        revision("mesh-1", "mesh", &json!({"volumes": 1})),
+        "revision mesh-1 of SidecarSet mesh cannot be used: data.spec.volumes: invalid type"
+    )]
+    #[case::without_data_rev_4(
+        revision("mesh-1", "mesh", &Value::Null),
+        "revision mesh-1 of SidecarSet mesh cannot be used: has no data.spec"
+    )]
+    fn a_revision_that_cannot_be_had_refuses_the_pods_that_are_to_get_it_rev_2(
+        #[case] revision: Value,
+        #[case] reason: &str,
+    ) {
+        let (_, snapshot) = cluster([Change::Put(Kind::Revisions, revision), put_set(pinned("mesh", "mesh-1"))]);
+        let error = chosen(&snapshot, "mesh").unwrap_err();
+        assert!(error.starts_with(reason), "{error}");
+        let broken: Vec<_> = snapshot.broken().collect();
+        assert_eq!(broken, [("mesh", &Broken { reason: error, effect: Effect::Refuses })]);
+    }
+
+    fn record(objects: &Objects) -> String {
+        let snapshot = objects.snapshot().unwrap();
+        let set = snapshot.sidecarsets().next().unwrap();
+        format!("{:?} {}", set.current.record, set.current.revision)
+    }
+
+    #[rstest]
+    #[case::nothing(json!({}), json!({}), None, "")]
+    #[case::hash(json!({names::HASH: "told"}), json!({}), Some("told"), "")]
+    #[case::revision(json!({}), json!({"latestRevision": "mesh-1"}), None, "mesh-1")]
+    #[case::an_empty_hash(json!({names::HASH: ""}), json!({}), None, "")]
+    fn in_a_cluster_the_record_says_what_the_object_says_ann_3(
+        #[case] annotations: Value,
+        #[case] status: Value,
+        #[case] hash: Option<&str>,
+        #[case] revision: &str,
+    ) {
+        let mut document = mesh("a");
+        document["metadata"]["annotations"] = annotations;
+        document["status"] = status;
+        let computed = Hashes::of(&Stored::from_stored(&document).unwrap().set.spec);
+        let (objects, _) = cluster([put_set(document)]);
+        let text = record(&objects);
+        assert!(text.contains(hash.unwrap_or(&computed.full)) && text.contains(&computed.without_image), "{text}");
+        assert_eq!(text.contains("controllerRevision"), !revision.is_empty(), "{text}");
+        assert!(text.ends_with(&format!(" {revision}")), "{text}");
+    }
+
+    #[test]
+    fn outside_of_a_cluster_hashes_and_revision_are_computed_ann_3() {
+        let mut objects = Objects::new(names::DEFAULT_NAMESPACE);
+        let mut document = mesh("a");
+        document["metadata"]["annotations"] = json!({names::HASH: "told"});
+        assert_eq!(objects.apply_sidecarset(document).errors, []);
+        let text = record(&objects);
+        assert!(!text.contains("told") && text.contains("controllerRevision") && text.contains("} mesh-"), "{text}");
+    }
+
+    #[test]
+    fn an_object_without_a_name_is_told() {
+        let mut objects = Objects::in_cluster(names::DEFAULT_NAMESPACE);
+        for kind in Kind::ALL {
+            for garbage in [json!(null), json!(7), json!({"metadata": 1}), json!({"metadata": {"name": ["x"]}})] {
+                assert_eq!(objects.take(Change::Put(kind, garbage)).len(), 1, "{kind:?}");
+            }
+        }
     }
 }

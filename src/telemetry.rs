@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::admission::envelope::Outcome;
 use crate::admission::server::Counts;
+use crate::store::watch::Health;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -44,6 +45,10 @@ struct Rim {
     expiry: Box<dyn Fn() -> Option<i64> + Send + Sync>,
 }
 
+/// Metrics of the feed, read where they are kept.
+#[derive(Debug)]
+struct Feeding(Arc<Health>);
+
 /// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -52,6 +57,7 @@ pub struct Metrics {
     durations: Durations,
     sidecarsets: Gauge,
     reloads: [Counter; 2],
+    feed: Option<Arc<Health>>,
 }
 
 /// Histograms by path.
@@ -95,7 +101,16 @@ impl Metrics {
             requests,
             durations,
             sidecarsets,
+            feed: None,
         }
+    }
+
+    /// Adds what is known of the feed of a cluster's objects.
+    #[must_use]
+    pub fn with_feed(mut self, health: Arc<Health>) -> Self {
+        self.registry.register_collector(Box::new(Feeding(Arc::clone(&health))));
+        self.feed = Some(health);
+        self
     }
 
     /// Metrics of one path of the webhook's table. Every series of it is there from the start.
@@ -120,6 +135,9 @@ impl Metrics {
 
     /// Everything as OpenMetrics text.
     pub fn encode(&self) -> String {
+        if let Some(feed) = &self.feed {
+            self.set_sidecarsets(feed.sidecarsets());
+        }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
@@ -171,5 +189,33 @@ impl Collector for Rim {
 impl std::fmt::Debug for Rim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rim").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+// === impl Feeding ===
+
+impl Collector for Feeding {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let Self(health) = self;
+        if let Some(age) = health.age() {
+            let help = "How long ago the API server last confirmed what is known of the cluster";
+            let unit = Some(&Unit::Seconds);
+            let descriptor = encoder.encode_descriptor("snapshot_age", help, unit, MetricType::Gauge)?;
+            ConstGauge::new(age.as_secs_f64()).encode(descriptor)?;
+        }
+        let broken = i64::try_from(health.broken()).unwrap_or(i64::MAX);
+        let help = "SidecarSets that are not in order";
+        ConstGauge::new(broken).encode(encoder.encode_descriptor(
+            "sidecarsets_broken",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let help = "Watches that broke and began again";
+        let mut restarts = encoder.encode_descriptor("watch_restarts", help, None, MetricType::Counter)?;
+        for (watch, count) in health.restarts() {
+            ConstCounter::new(count).encode(restarts.encode_family(&[("watch", watch)])?)?;
+        }
+        Ok(())
     }
 }

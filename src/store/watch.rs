@@ -1,1 +1,590 @@
-//! Objects from a cluster.
+//! Objects from a cluster: four watches feed one task, which owns the [`Objects`] and publishes [`Snapshot`]s.
+//!
+//! ```text
+//! API server ─▶ Source (SidecarSets)     ─┐
+//!            ─▶ Source (Namespaces)      ─┤ Change   Owner: Objects ─▶ ArcSwap<Snapshot> ─▶ admission
+//!            ─▶ Source (configuration)   ─┤────────▶                └▶ how many were published ─▶ whoever follows
+//!            ─▶ Source (revisions)       ─┘
+//!                 └───────── Health: what is missing, since when ─▶ /readyz, metrics, the log
+//! ```
+//!
+//! The first snapshot is published when all four were listed, so it is whole. From then on admission goes on with what
+//! is known, whatever becomes of the API server. Objects are read as plain JSON: nothing that is in one can stop a watch.
+//!
+//! The watches are our own and not those of kube-runtime, which does not tell that a broken watch is up again before
+//! the next object changes, keeps a version that the API server refuses, and loses a list to one item.
+
+use std::collections::BTreeSet;
+use std::error::Error as _;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use futures::TryStreamExt as _;
+use kube::Client;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::Request;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Broken, Change, Effect, Kind, Objects, Snapshot};
+use crate::api::names;
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+/// Pages of a list; one that has more does not end.
+const PAGES: usize = 2000;
+/// Seconds until a watch is renewed. With [`GRACE`], also how long a connection may be dead unnoticed.
+const RENEWAL: u32 = 60;
+/// How much longer than it should a watch may last.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(30);
+/// The first and the longest wait between two attempts; jitter is added.
+const DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A watch that lasted so long was in order, and the next attempt is the first again.
+const STEADY: Duration = Duration::from_secs(5);
+/// Changes that wait to be taken.
+const QUEUE: usize = 256;
+/// The shortest time between two snapshots; what changes in it goes into the second.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How long the feed waits after a crash of its own.
+const RECOVERY: Duration = Duration::from_secs(1);
+
+/// Keeps snapshots up to date with a cluster.
+pub struct Feed {
+    client: Client,
+    operator_namespace: String,
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    published: watch::Sender<u64>,
+    health: Arc<Health>,
+}
+
+/// How the feed is doing.
+#[derive(Debug, Default)]
+pub struct Health {
+    state: Mutex<State>,
+    restarts: [AtomicU64; Kind::ALL.len()],
+    sidecarsets: AtomicUsize,
+    broken: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: [Line; Kind::ALL.len()],
+    /// Since when some watch is down.
+    outage: Option<Instant>,
+    synced: bool,
+}
+
+/// One watch.
+#[derive(Debug, Default)]
+struct Line {
+    listed: bool,
+    /// When the API server last said anything.
+    heard: Option<Instant>,
+    trouble: Option<String>,
+}
+
+/// Why a watch is down.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("the API server does not serve {0}; install the CRDs")]
+    NotServed(String),
+    #[error("the API server answers: {0}")]
+    Refused(String),
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("the API server does not answer within {} s", ANSWER.as_secs())]
+    Slow,
+    #[error("what the API server sends cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// How a watch ended that was in order.
+enum Ended {
+    /// Its time was over.
+    InTime,
+    /// What it went on from is too old.
+    Expired,
+}
+
+// === impl Feed ===
+
+impl Feed {
+    /// Watches with `client` for what the operator in `operator_namespace` needs, once it runs.
+    pub fn new(client: Client, operator_namespace: &str) -> Self {
+        let empty = Objects::in_cluster(operator_namespace).snapshot_after(&Snapshot::default());
+        Self {
+            client,
+            operator_namespace: operator_namespace.to_owned(),
+            snapshots: Arc::new(ArcSwap::from_pointee(empty)),
+            published: watch::Sender::new(0),
+            health: Arc::default(),
+        }
+    }
+
+    /// Where snapshots are published. Empty before the first: who answers then lets pods pass without their sidecars,
+    /// so wait for [`Self::published`].
+    pub fn snapshots(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.snapshots)
+    }
+
+    /// How many snapshots were published; 0 before the first sync, and never again. Changes with each of them.
+    pub fn published(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
+    }
+
+    /// How it is doing.
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
+    /// Watches until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            // Tasks of their own, since a list of thousands takes a while to read and compile. They end with the set.
+            let mut tasks = JoinSet::new();
+            let (sender, changes) = mpsc::channel(QUEUE);
+            for kind in Kind::ALL {
+                let health = Arc::clone(&self.health);
+                tasks.spawn(
+                    Source::new(kind, &self.operator_namespace, self.client.clone(), health).follow(sender.clone()),
+                );
+            }
+            drop(sender);
+            let owner = Owner {
+                objects: Objects::in_cluster(&self.operator_namespace),
+                listed: BTreeSet::new(),
+                snapshots: Arc::clone(&self.snapshots),
+                published: self.published.clone(),
+                health: Arc::clone(&self.health),
+            };
+            tasks.spawn(owner.run(changes));
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                ended = tasks.join_next() => {
+                    let error = ended.and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
+                    tracing::error!(%error, "watching the cluster crashed and starts again; the last state stays in use");
+                }
+            }
+            drop(tasks);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(RECOVERY) => {}
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed").field("health", &self.health).finish_non_exhaustive()
+    }
+}
+
+/// The one that has the objects.
+struct Owner {
+    objects: Objects,
+    listed: BTreeSet<Kind>,
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    published: watch::Sender<u64>,
+    health: Arc<Health>,
+}
+
+// === impl Owner ===
+
+impl Owner {
+    async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
+        while let Some(change) = changes.recv().await {
+            self.take(change);
+            // What came meanwhile goes into the same snapshot.
+            for _ in 0..QUEUE {
+                let Ok(change) = changes.try_recv() else { break };
+                self.take(change);
+            }
+            if self.listed.len() == Kind::ALL.len() {
+                self.publish();
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        let (Change::Put(kind, _) | Change::Gone(kind, _) | Change::All(kind, _)) = &change;
+        let kind = *kind;
+        if matches!(change, Change::All(..)) {
+            self.listed.insert(kind);
+            self.health.listed(kind);
+        }
+        for problem in self.objects.take(change) {
+            tracing::warn!(watch = kind.name(), %problem, "an object cannot be used and is left out");
+        }
+    }
+
+    fn publish(&self) {
+        let previous = self.snapshots.load_full();
+        let is_first = *self.published.borrow() == 0;
+        if !is_first && self.objects.is_same(previous.objects()) {
+            return;
+        }
+        let snapshot = self.objects.snapshot_after(&previous);
+        report(&previous, &snapshot);
+        self.health.published(&snapshot);
+        if is_first {
+            let (sets, broken) = (snapshot.sidecarsets().len(), snapshot.broken().len());
+            tracing::info!(sets, broken, "the state of the cluster is known");
+        }
+        self.snapshots.store(Arc::new(snapshot));
+        self.published.send_modify(|count| *count += 1);
+    }
+}
+
+/// Tells which SidecarSets broke, and which were mended.
+fn report(previous: &Snapshot, snapshot: &Snapshot) {
+    let before: std::collections::BTreeMap<&str, &Broken> = previous.broken().collect();
+    for (sidecarset, broken) in snapshot.broken() {
+        if before.get(sidecarset) == Some(&broken) {
+            continue;
+        }
+        let effect = match broken.effect {
+            Effect::LeftOut => "it is injected into no pod",
+            Effect::EarlierVersion => "its last good version stays in use",
+            Effect::Refuses => "pods that it selects are refused",
+        };
+        tracing::warn!(sidecarset, reason = broken.reason, "a SidecarSet is not in order: {effect}");
+    }
+    let now: BTreeSet<&str> = snapshot.broken().map(|(name, _)| name).collect();
+    for sidecarset in before.into_keys().filter(|name| !now.contains(name)) {
+        tracing::info!(sidecarset, "a SidecarSet is in order again, or gone");
+    }
+}
+
+/// One watch.
+struct Source {
+    kind: Kind,
+    client: Client,
+    path: String,
+    request: Request,
+    lists: ListParams,
+    watches: WatchParams,
+    health: Arc<Health>,
+}
+
+/// A page of a list.
+#[derive(Deserialize)]
+struct Page {
+    metadata: PageMetadata,
+    items: Option<Vec<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct PageMetadata {
+    resource_version: String,
+    r#continue: String,
+}
+
+// === impl Source ===
+
+impl Source {
+    fn new(kind: Kind, namespace: &str, client: Client, health: Arc<Health>) -> Self {
+        let mut lists = ListParams::default().limit(PAGE);
+        let mut watches = WatchParams::default().timeout(RENEWAL);
+        let path = match kind {
+            Kind::SidecarSets => format!("/apis/{}/sidecarsets", names::V1BETA1),
+            Kind::Namespaces => "/api/v1/namespaces".to_owned(),
+            Kind::Configuration => {
+                let name = format!("metadata.name={}", names::CONFIGURATION);
+                (lists, watches) = (lists.fields(&name), watches.fields(&name));
+                format!("/api/v1/namespaces/{namespace}/configmaps")
+            }
+            Kind::Revisions => {
+                (lists, watches) = (lists.labels(names::REVISION_OF), watches.labels(names::REVISION_OF));
+                format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions")
+            }
+        };
+        Self { kind, client, request: Request::new(path.clone()), path, lists, watches, health }
+    }
+
+    /// Lists and watches, and begins again whatever happens, until nobody takes the changes any more.
+    async fn follow(self, changes: mpsc::Sender<Change>) {
+        let mut version = None;
+        let mut delays = delays();
+        while !changes.is_closed() {
+            let began = Instant::now();
+            let ended = self.attempt(&mut version, &changes).await;
+            let was_steady = began.elapsed() >= STEADY;
+            if was_steady {
+                delays = self::delays();
+            }
+            match ended {
+                Ok(Ended::InTime) if was_steady => continue,
+                Ok(Ended::InTime) => {}
+                Ok(Ended::Expired) => {
+                    version = None;
+                    self.health.restarted(self.kind);
+                }
+                Err(trouble) => {
+                    // Who cannot be reached has said nothing about the version. Whoever answers otherwise may mean it:
+                    // after a restore of its data, a version can be one of the future.
+                    if !matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow) {
+                        version = None;
+                    }
+                    self.health.lost(self.kind, &trouble);
+                }
+            }
+            sleep(delays.next().unwrap_or(DELAYS.1)).await;
+        }
+    }
+
+    /// Lists, unless there is a version to go on from, and watches.
+    async fn attempt(&self, version: &mut Option<String>, changes: &mpsc::Sender<Change>) -> Result<Ended, Trouble> {
+        let from = if let Some(version) = version {
+            version
+        } else {
+            let Some((listed, objects)) = self.list().await? else { return Ok(Ended::Expired) };
+            self.health.heard(self.kind);
+            let _ = changes.send(Change::All(self.kind, objects)).await;
+            version.insert(listed)
+        };
+        self.watch(from, changes).await
+    }
+
+    /// All objects, and the version of the list. `None` when it expired before its last page.
+    async fn list(&self) -> Result<Option<(String, Vec<Value>)>, Trouble> {
+        let mut objects = Vec::new();
+        let mut params = self.lists.clone();
+        for _ in 0..PAGES {
+            let list = match self.kind {
+                Kind::Namespaces => self.request.list_metadata(&params),
+                _ => self.request.list(&params),
+            };
+            let list = list.map_err(|error| Trouble::Unreadable(error.to_string()))?;
+            let page: Page = match self.answer(self.client.request(list)).await {
+                Err(Failure::Expired) => return Ok(None),
+                Err(Failure::Trouble(trouble)) => return Err(trouble),
+                Ok(page) => page,
+            };
+            objects.extend(page.items.unwrap_or_default());
+            let PageMetadata { resource_version, r#continue } = page.metadata;
+            if r#continue.is_empty() {
+                return Ok(Some((resource_version, objects)));
+            }
+            params.continue_token = Some(r#continue);
+        }
+        Err(Trouble::Unreadable(format!("a list of more than {PAGES} pages")))
+    }
+
+    /// Follows `version` to what is newest, until the watch ends.
+    async fn watch(&self, version: &mut String, changes: &mpsc::Sender<Change>) -> Result<Ended, Trouble> {
+        let watch = match self.kind {
+            Kind::Namespaces => self.request.watch_metadata(&self.watches, version),
+            _ => self.request.watch(&self.watches, version),
+        };
+        let watch = watch.map_err(|error| Trouble::Unreadable(error.to_string()))?;
+        let events = match self.answer(self.client.request_events::<Value>(watch)).await {
+            Err(Failure::Expired) => return Ok(Ended::Expired),
+            Err(Failure::Trouble(trouble)) => return Err(trouble),
+            Ok(events) => events,
+        };
+        let mut events = pin!(events);
+        let limit = Duration::from_secs(RENEWAL.into()) + GRACE;
+        loop {
+            self.health.heard(self.kind);
+            let event = match timeout(limit, events.try_next()).await {
+                Err(_) => return Err(Trouble::Slow),
+                Ok(Ok(None)) => return Ok(Ended::InTime),
+                Ok(Ok(Some(event))) => event,
+                Ok(Err(error)) => match self.failure(&error) {
+                    Failure::Expired => return Ok(Ended::Expired),
+                    Failure::Trouble(trouble) => return Err(trouble),
+                },
+            };
+            let change = match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    advance(version, &object);
+                    Change::Put(self.kind, object)
+                }
+                WatchEvent::Deleted(object) => {
+                    advance(version, &object);
+                    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                    Change::Gone(self.kind, name.to_owned())
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    version.clone_from(&bookmark.metadata.resource_version);
+                    continue;
+                }
+                WatchEvent::Error(status) => match self.failure(&kube::Error::Api(status)) {
+                    Failure::Expired => return Ok(Ended::Expired),
+                    Failure::Trouble(trouble) => return Err(trouble),
+                },
+            };
+            let _ = changes.send(change).await;
+        }
+    }
+
+    async fn answer<T>(&self, asked: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
+        match timeout(ANSWER, asked).await {
+            Err(_) => Err(Failure::Trouble(Trouble::Slow)),
+            Ok(answer) => answer.map_err(|error| self.failure(&error)),
+        }
+    }
+
+    fn failure(&self, error: &kube::Error) -> Failure {
+        Failure::Trouble(match error {
+            kube::Error::Api(status) => match status.code {
+                410 => return Failure::Expired,
+                404 => Trouble::NotServed(self.path.clone()),
+                code => Trouble::Refused(format!("{code} {}", status.message)),
+            },
+            kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => {
+                Trouble::Unreachable(causes(error))
+            }
+            _ => Trouble::Unreadable(causes(error)),
+        })
+    }
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// What was asked about is too old.
+    Expired,
+    Trouble(Trouble),
+}
+
+fn advance(version: &mut String, object: &Value) {
+    if let Some(newer) = object["metadata"]["resourceVersion"].as_str().filter(|newer| !newer.is_empty()) {
+        newer.clone_into(version);
+    }
+}
+
+fn delays() -> ExponentialBackoff {
+    let (first, longest) = DELAYS;
+    ExponentialBuilder::default()
+        .with_min_delay(first)
+        .with_max_delay(longest)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// The innermost causes are what a person needs: who refused what.
+fn causes(error: &kube::Error) -> String {
+    let mut told = Vec::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !told.contains(&text) {
+            told.push(text);
+        }
+        cause = error.source();
+    }
+    if told.is_empty() { error.to_string() } else { told.join(": ") }
+}
+
+// === impl Health ===
+
+impl Health {
+    /// What is missing for the first sync, a line for each watch. Empty once it was reached, and from then on.
+    pub fn missing(&self) -> Vec<String> {
+        let state = self.state();
+        if state.synced {
+            return Vec::new();
+        }
+        let missing = Kind::ALL.into_iter().zip(&state.lines).filter(|(_, line)| !line.listed);
+        missing
+            .map(|(kind, line)| {
+                let why = line.trouble.as_deref().unwrap_or("waiting for the first answer of the API server");
+                format!("{}: {why}", kind.name())
+            })
+            .collect()
+    }
+
+    /// Whether the first sync was reached.
+    pub fn is_synced(&self) -> bool {
+        self.state().synced
+    }
+
+    /// How long ago the API server last confirmed all that is known: within a minute while it is there. `None` before
+    /// the first sync.
+    pub fn age(&self) -> Option<Duration> {
+        let state = self.state();
+        let oldest = state.lines.iter().map(|line| line.heard).min().flatten();
+        oldest.filter(|_| state.synced).map(|heard| heard.elapsed())
+    }
+
+    /// How often each watch broke and began again. That one is renewed after its time does not count.
+    pub fn restarts(&self) -> [(&'static str, u64); Kind::ALL.len()] {
+        Kind::ALL.map(|kind| (kind.name(), self.restarts[kind as usize].load(Ordering::Relaxed)))
+    }
+
+    /// How many SidecarSets are in use.
+    pub fn sidecarsets(&self) -> usize {
+        self.sidecarsets.load(Ordering::Relaxed)
+    }
+
+    /// How many SidecarSets are not in order.
+    pub fn broken(&self) -> usize {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listed(&self, kind: Kind) {
+        self.state().lines[kind as usize].listed = true;
+    }
+
+    fn published(&self, snapshot: &Snapshot) {
+        self.sidecarsets.store(snapshot.sidecarsets().len(), Ordering::Relaxed);
+        self.broken.store(snapshot.broken().len(), Ordering::Relaxed);
+        self.state().synced = true;
+    }
+
+    fn restarted(&self, kind: Kind) {
+        self.restarts[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The API server said something: the watch is up. An outage is over when all are.
+    fn heard(&self, kind: Kind) {
+        let mut state = self.state();
+        let line = &mut state.lines[kind as usize];
+        line.heard = Some(Instant::now());
+        line.trouble = None;
+        if state.lines.iter().all(|line| line.trouble.is_none())
+            && let Some(since) = state.outage.take()
+        {
+            let seconds = since.elapsed().as_secs();
+            tracing::info!(seconds, "all watches are up again");
+        }
+    }
+
+    /// A watch is down. That is told once for an outage, and besides when the API server answers something particular.
+    fn lost(&self, kind: Kind, trouble: &Trouble) {
+        self.restarted(kind);
+        let reason = trouble.to_string();
+        let mut state = self.state();
+        let synced = state.synced;
+        let is_first = state.outage.is_none();
+        state.outage.get_or_insert_with(Instant::now);
+        let line = &mut state.lines[kind as usize];
+        let is_shared = matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow);
+        let is_news = is_first || (!is_shared && line.trouble.as_ref() != Some(&reason));
+        line.trouble = Some(reason.clone());
+        drop(state);
+        if is_news {
+            let meanwhile = if synced { "the last state stays in use" } else { "not ready until it is up" };
+            tracing::warn!(watch = kind.name(), reason, "a watch is down: {meanwhile}");
+        }
+    }
+}

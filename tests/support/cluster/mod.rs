@@ -183,12 +183,12 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("outrigger-cluster-").tempdir()?;
         fs::create_dir(dir.path().join("log"))?;
         let pki = Pki::create(&dir.path().join("pki"))?;
-        let ports = free_ports(5)?;
-        let peer = ports[4];
-        let ports: BTreeMap<_, _> = Component::of(Parts::ControlPlane).zip(ports).collect();
-        let kubeconfig = kubeconfig::of(&server(&ports), &pki.ca_pem, &pki.admin()?);
+        let free = free_ports(5)?;
+        let peer = free[4];
+        let at: BTreeMap<_, _> = Component::of(Parts::ControlPlane).zip(free).collect();
+        let kubeconfig = kubeconfig::of(&server(&at), &pki.ca_pem, &pki.admin()?);
         let client = Client::try_from(config(&kubeconfig).await?)?;
-        let cluster = Self { parts, ports, pki, client, running: Mutex::default(), dir };
+        let cluster = Self { parts, ports: at, pki, client, running: Mutex::default(), dir };
         kubeconfig::write(&cluster.kubeconfig(), &kubeconfig)?;
         cluster.write_settings(peer)?;
         match cluster.start_all().await {
@@ -295,7 +295,7 @@ impl Cluster {
 
     /// Starts a process beside the cluster, such as Outrigger's manager; it logs to [`Cluster::logs`] and ends when it is
     /// dropped, and in any case with us.
-    pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
+    pub fn spawn(&self, name: &str, command: &Command) -> Result<Process> {
         Process::spawn(name, &self.logs(), command)
     }
 
@@ -325,7 +325,7 @@ impl Cluster {
             return Ok(());
         }
         running.remove(&component);
-        let process = self.spawn(component.name(), self.command(component)?)?;
+        let process = self.spawn(component.name(), &self.command(component)?)?;
         self.wait_for(component, &process).await.map_err(|error| process.explain(error))?;
         running.insert(component, process);
         Ok(())
@@ -432,6 +432,8 @@ impl Cluster {
                     ("service-account-signing-key-file", pki("service-account.key")),
                     ("authorization-mode", "Node,RBAC".into()),
                     ("allow-privileged", "true".into()),
+                    // Otherwise a graceful end takes the minute for which watches may stay open.
+                    ("shutdown-watch-termination-grace-period", "1s".into()),
                     // Without kube-proxy: webhooks named by a Service are called at the address of a pod.
                     ("enable-aggregator-routing", "true".into()),
                     ("audit-policy-file", path("audit.json")),

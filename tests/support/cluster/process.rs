@@ -42,10 +42,10 @@ pub enum Stop {
 
 impl Process {
     /// Starts `command` with its output at the end of `DIR/NAME.log`.
-    pub fn spawn(name: &str, dir: &Path, command: Command) -> Result<Self> {
+    pub fn spawn(name: &str, dir: &Path, command: &Command) -> Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
-        let mut command = bound_to_us(&command);
+        let mut command = bound_to_us(command);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = spawn_from_lasting_thread(command).with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name: name.to_owned(), log, id: child.id(), child: Mutex::new(child) })
@@ -140,7 +140,7 @@ pub fn tail(log: &Path) -> String {
         Err(error) => return format!("  (cannot read it: {error})"),
     };
     let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| format!("  {line}\n")).collect()
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
 /// The same command, killed by the kernel when we end, even if nobody can tell it to.

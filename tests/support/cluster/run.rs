@@ -79,6 +79,7 @@ struct Shared {
 }
 
 /// The `main` of a test target: `harness = false`.
+#[allow(clippy::print_stderr, reason = "like the harness of the language")]
 pub fn main(parts: Parts, tests: impl IntoIterator<Item = Test>) -> ExitCode {
     let args = Arguments::from_args();
     let runtime = match Runtime::new() {
