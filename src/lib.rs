@@ -24,6 +24,7 @@ pub mod admission;
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod cluster;
 pub mod edits;
 pub mod explain;
 pub mod facts;

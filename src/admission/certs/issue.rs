@@ -107,19 +107,6 @@ pub(crate) fn leaf(
     Ok(Made { cert: cert.pem(), key: key.serialize_pem() })
 }
 
-/// Whether [`leaf`] can be expected to issue with this key, whatever the time.
-pub(crate) fn may_issue(ca: &CertificateDer<'_>, ca_key: &str) -> Result<(), IssueError> {
-    if !x509::is_ca(ca) {
-        return Err(IssueError::Unfit("it is not a CA"));
-    }
-    let key =
-        KeyPair::from_pem(ca_key).map_err(|_| IssueError::Unfit("its key is not an unencrypted PKCS#8 key"))?;
-    if !x509::holds(ca, &key) {
-        return Err(IssueError::Unfit("its key does not belong to it"));
-    }
-    x509::issuer_params(ca).map(|_| ()).ok_or(IssueError::Unfit("its name cannot be repeated"))
-}
-
 pub(super) fn lasting(name: &str, life: Life) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

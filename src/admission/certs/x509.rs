@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use memchr::memmem;
-use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyIdMethod, KeyPair, PublicKeyData};
+use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyIdMethod};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
@@ -43,14 +43,6 @@ pub(crate) fn is_ca(cert: &CertificateDer<'_>) -> bool {
     };
     let first = UnixTime::since_unix_epoch(Duration::from_secs(begins.unsigned_abs()));
     matches!(verify(cert, None, first), Err(webpki::Error::CaUsedAsEndEntity))
-}
-
-/// Whether the certificate is of this key.
-pub(crate) fn holds(cert: &CertificateDer<'_>, key: &KeyPair) -> bool {
-    // The anchor has the content, rcgen the whole sequence.
-    let whole = key.subject_public_key_info();
-    anchor_from_trusted_cert(cert)
-        .is_ok_and(|cert| element(&whole).is_some_and(|(_, content, _)| content == &*cert.subject_public_key_info))
 }
 
 /// Whether a client that trusts `ca` alone accepts `leaf` while it lasts.
