@@ -2,6 +2,7 @@
 
 mod inject;
 mod manager;
+mod uninstall;
 mod validate;
 
 use std::process::ExitCode;
@@ -24,6 +25,8 @@ enum Command {
     Validate(validate::Args),
     /// Show what would happen to pods, without a cluster.
     Inject(inject::Args),
+    /// Take Outrigger out of a cluster's way: webhooks first, then the manager, then conversion.
+    Uninstall(uninstall::Args),
 }
 
 /// What manifests are judged by, whatever the subcommand.
@@ -40,6 +43,7 @@ pub fn run() -> ExitCode {
         Command::Manager(args) => manager::run(args),
         Command::Validate(args) => validate::run(&args),
         Command::Inject(args) => inject::run(&args),
+        Command::Uninstall(args) => uninstall::run(args),
     };
     ran.unwrap_or_else(|error| {
         say_error(&format!("error: {error:#}"));

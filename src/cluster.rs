@@ -9,9 +9,9 @@
 //! The two talk by two channels: which CAs clients shall trust, and which ones every registered object carries.
 
 pub mod authority;
-// pub mod registration;
+pub mod registration;
 pub mod trust;
-// pub mod uninstall;
+pub mod uninstall;
 
 use std::time::Duration;
 

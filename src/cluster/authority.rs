@@ -349,9 +349,9 @@ async fn renew_files(dir: &Path, hosts: &[String], shutdown: &CancellationToken)
             () = tokio::time::sleep(IDLE) => {}
         }
         let (dir, hosts) = (dir.to_path_buf(), hosts.to_vec());
-        match tokio::task::spawn_blocking(move || certs::ensure(&dir, &hosts, now())).await {
-            Ok(Err(err)) => error!(error = certs::chain(&err), "the files stay as they are"),
-            Ok(Ok(_)) | Err(_) => {}
+        let ensured = tokio::task::spawn_blocking(move || certs::ensure(&dir, &hosts, now())).await;
+        if let Ok(Err(err)) = ensured {
+            error!(error = certs::chain(&err), "the files stay as they are");
         }
     }
 }

@@ -231,7 +231,10 @@ impl Ca {
     fn issue(&self, hosts: &[String], now: Timestamp) -> Result<Leaf, IssueError> {
         let from = life(&self.cert).map_or(now, |(from, _)| from);
         let until = now.checked_add(LEAF_LIFE).unwrap_or(Timestamp::MAX);
-        let whole = hosts.iter().filter(|host| host.ends_with(".svc")).map(|host| format!("{host}.cluster.local"));
+        let whole = hosts
+            .iter()
+            .filter(|host| host.rsplit('.').next() == Some("svc"))
+            .map(|host| format!("{host}.cluster.local"));
         let names = hosts.iter().cloned().chain(whole).chain(LOCAL.map(str::to_owned));
         let made = issue::leaf(&self.cert, &self.key, LEAF_NAME, names, Life { from, until }, now)?;
         Leaf::read(made.cert.as_bytes(), made.key.as_bytes()).ok_or(IssueError::Unfit("its leaf cannot be served"))

@@ -134,21 +134,21 @@ pub enum Why {
 /// The next step.
 pub fn plan(view: &View, rules: Rules, now: Timestamp) -> Step {
     let View { ca, next, leaf, .. } = *view;
-    let issues = |ca: Option<CaView>| ca.filter(|ca| ca.issues && within(ca.from, ca.until, now));
-    let issuer = issues(ca);
+    let fit = |ca: Option<CaView>| ca.filter(|ca| ca.issues && within(ca.from, ca.until, now));
+    let issuer = fit(ca);
     let settled = |ca: CaView| ca.published.is_some_and(|published| published >= rules.settle);
 
     let accepted = leaf.filter(|leaf| leaf.signer != Signer::Unknown && within(leaf.from, leaf.until, now));
     let Some(leaf) = accepted.filter(|leaf| leaf.named) else {
         // Nothing here is accepted, so there is nothing to lose by haste.
-        return match (issuer, issues(next)) {
+        return match (issuer, fit(next)) {
             (Some(_), _) => Step::Renew(if accepted.is_some() { Why::Hosts } else { Why::Missing }),
             (None, Some(_)) => Step::Switch,
             (None, None) => Step::Found,
         };
     };
 
-    if issues(next).is_some_and(settled) {
+    if fit(next).is_some_and(settled) {
         return Step::Switch;
     }
     if let Some(issuer) = issuer {
@@ -163,7 +163,7 @@ pub fn plan(view: &View, rules: Rules, now: Timestamp) -> Step {
             return Step::Renew(Why::Requested);
         }
     }
-    match (next, issues(next)) {
+    match (next, fit(next)) {
         (Some(_), Some(_)) => return Step::Await,
         (Some(_), None) => return Step::Introduce(Why::Unfit),
         (None, _) => {}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use rstest::rstest;
+use rustls::client::danger::ServerCertVerifier as _;
 
 use super::plan::{CaView, LEAF_LIFE, LeafView, Signer, View, Why};
 use super::*;
@@ -153,7 +154,6 @@ impl Cluster {
                 rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
             let host = ServerName::try_from(HOST).unwrap();
             let (leaf, chain) = pair.cert.split_first().unwrap();
-            use rustls::client::danger::ServerCertVerifier as _;
             verifier.verify_server_cert(leaf, chain, &host, &[], at).is_ok()
         })
     }
