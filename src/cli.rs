@@ -4,6 +4,7 @@ mod crds;
 mod explain;
 mod inject;
 mod manager;
+mod uninstall;
 mod validate;
 
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ enum Command {
     Crds(crds::Args),
     /// Explain, in a live cluster, why pods carry their SidecarSets or lack them.
     Explain(explain::Args),
+    /// Take Outrigger out of a cluster's way: webhooks first, then the manager, then conversion.
+    Uninstall(uninstall::Args),
 }
 
 /// What manifests are judged by, whatever the subcommand.
@@ -48,6 +51,7 @@ pub fn run() -> ExitCode {
         Command::Inject(args) => inject::run(&args),
         Command::Crds(args) => crds::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Uninstall(args) => uninstall::run(args),
     };
     ran.unwrap_or_else(|error| {
         say_error(&format!("error: {error:#}"));

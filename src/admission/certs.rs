@@ -5,7 +5,8 @@
 //! gives each handshake the pair of the moment; exchanging it is one store and touches no open connection.
 //! Time comes in as a value, but for [`reload_when_changed`], which lives by the clock.
 
-mod x509;
+pub(crate) mod issue;
+pub(crate) mod x509;
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
@@ -15,12 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use jiff::{SignedDuration, Timestamp};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -29,6 +26,8 @@ use rustls::sign::CertifiedKey;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+
+use self::issue::{IssueError, Life};
 
 /// The name by which we know a leaf as ours.
 const LEAF_NAME: &str = "outrigger standalone";
@@ -40,8 +39,8 @@ const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
 /// A leaf of ours is renewed, and any leaf is warned about, this long before it ends.
 const RENEWAL: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// Clients whose clocks are a little behind accept a new certificate too.
-const SKEW: SignedDuration = SignedDuration::from_hours(1);
+/// Every leaf names this machine too, so that a person on it can look.
+pub(crate) const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// How often an ending certificate is looked for, and how often it is mentioned.
 const EXPIRY_CHECK: Duration = Duration::from_hours(1);
@@ -56,10 +55,10 @@ pub struct Paths {
     pub key: PathBuf,
 }
 
-/// Gives each handshake the pair of the moment.
-#[derive(Debug)]
+/// Gives each handshake the pair of the moment. Without one, handshakes fail.
+#[derive(Debug, Default)]
 pub struct Resolver {
-    current: ArcSwap<CertifiedKey>,
+    current: ArcSwapOption<CertifiedKey>,
 }
 
 /// Why there is no certificate to serve, and what to do about it.
@@ -155,6 +154,19 @@ pub enum CertError {
     },
 }
 
+/// Why two texts are no pair.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PairError {
+    #[error("there is no private key")]
+    Key(#[source] rustls::pki_types::pem::Error),
+    #[error("the certificate is malformed")]
+    Malformed(#[source] rustls::Error),
+    #[error("the key does not belong to the certificate")]
+    Mismatch,
+    #[error("the key must be an unencrypted RSA, P-256, P-384 or Ed25519 key")]
+    Unusable(#[source] rustls::Error),
+}
+
 /// What is to be done about the pair in a directory.
 #[derive(Debug, PartialEq, Eq)]
 enum Standing {
@@ -211,29 +223,29 @@ impl Stamp {
 impl Resolver {
     /// Serves `pair` until another comes.
     pub fn new(pair: CertifiedKey) -> Self {
-        Self { current: ArcSwap::from_pointee(pair) }
+        Self { current: ArcSwapOption::from_pointee(pair) }
     }
 
     /// Every handshake from now on sees `pair`.
     pub fn replace(&self, pair: CertifiedKey) {
-        self.current.store(Arc::new(pair));
+        self.current.store(Some(Arc::new(pair)));
     }
 
-    /// The pair of the moment.
-    pub fn current(&self) -> Arc<CertifiedKey> {
+    /// The pair of the moment; `None` until the first has come.
+    pub fn current(&self) -> Option<Arc<CertifiedKey>> {
         self.current.load_full()
     }
 
-    /// When the served certificate ends, in Unix seconds. `None` is a certificate that did not come by [`load`]
-    /// and cannot be read.
+    /// When the served certificate ends, in Unix seconds. `None` before the first, and for a certificate that did
+    /// not come by [`load`] and cannot be read.
     pub fn not_after(&self) -> Option<i64> {
-        not_after(&self.current.load())
+        not_after(self.current.load().as_deref()?)
     }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current())
+        self.current()
     }
 }
 
@@ -262,18 +274,24 @@ pub fn not_after(pair: &CertifiedKey) -> Option<i64> {
 /// Reads a pair and makes sure that its halves belong together.
 pub fn load(paths: &Paths) -> Result<CertifiedKey, CertError> {
     let chain = certificates(&paths.cert)?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&paths.key)?).map_err(|source| {
-        let path = paths.key.clone();
-        let wanted = "private key";
-        CertError::Pem { path, wanted, source }
-    })?;
-    let malformed = |source| CertError::Malformed { path: paths.cert.clone(), source };
-    x509::not_after(&chain[0])
-        .map_err(|_| malformed(rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding)))?;
+    pair(chain, &read(&paths.key)?).map_err(|problem| match problem {
+        PairError::Key(source) => CertError::Pem { path: paths.key.clone(), wanted: "private key", source },
+        PairError::Malformed(source) => CertError::Malformed { path: paths.cert.clone(), source },
+        PairError::Mismatch => CertError::Mismatch { cert: paths.cert.clone(), key: paths.key.clone() },
+        PairError::Unusable(source) => CertError::Key { path: paths.key.clone(), source },
+    })
+}
+
+/// A chain that is not empty and the PEM of its key, as a pair that can be served.
+pub(crate) fn pair(chain: Vec<CertificateDer<'static>>, key: &[u8]) -> Result<CertifiedKey, PairError> {
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(PairError::Key)?;
+    let malformed = || rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
+    let leaf = chain.first().ok_or_else(|| PairError::Malformed(malformed()))?;
+    x509::not_after(leaf).map_err(|_| PairError::Malformed(malformed()))?;
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|source| match source {
-        rustls::Error::InconsistentKeys(_) => CertError::Mismatch { cert: paths.cert.clone(), key: paths.key.clone() },
-        rustls::Error::InvalidCertificate(_) => malformed(source),
-        source => CertError::Key { path: paths.key.clone(), source },
+        rustls::Error::InconsistentKeys(_) => PairError::Mismatch,
+        rustls::Error::InvalidCertificate(_) => PairError::Malformed(source),
+        source => PairError::Unusable(source),
     })
 }
 
@@ -357,66 +375,30 @@ fn is_ours(leaf: &CertificateDer<'_>, ca: &Pair) -> bool {
 }
 
 fn make_ca(ca: &Pair, now: Timestamp) -> Result<(), CertError> {
-    let key = KeyPair::generate().map_err(make)?;
-    let mut params = lasting(CA_NAME, now, now + CA_LIFE);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let cert = params.self_signed(&key).map_err(make)?;
-    ca.put(&cert.pem(), &key.serialize_pem())?;
+    let made = issue::ca(CA_NAME, Life::starting(now, CA_LIFE)).map_err(|err| failed(err, ca))?;
+    ca.put(&made.cert, &made.key)?;
     info!(file = %ca.cert.display(), "made a CA: clients must trust it");
     Ok(())
 }
 
 fn issue(tls: &Pair, ca: &Pair, hosts: &[String], now: Timestamp) -> Result<(), CertError> {
-    let unfit = |reason| CertError::Ca { path: ca.cert.clone(), reason };
     let root = certificates(&ca.cert)?.swap_remove(0);
-    let ends = x509::not_after(&root).map_err(|_| unfit("it is malformed"))?;
-    if ends <= now.as_second() {
-        return Err(unfit("it has expired"));
-    }
     let pem = read(&ca.key)?;
     let pem = String::from_utf8_lossy(&pem);
-    let root_key = KeyPair::from_pem(&pem).map_err(|_| unfit("its key is not an unencrypted PKCS#8 key"))?;
-    let issuer = x509::issuer_params(&root).ok_or(unfit("its name cannot be repeated"))?;
-    let issuer = Issuer::new(issuer, root_key);
-
-    let ends = Timestamp::from_second(ends).unwrap_or(Timestamp::MAX);
-    let mut params = lasting(LEAF_NAME, now, ends.min(now + LEAF_LIFE));
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.use_authority_key_identifier_extension = x509::key_identifier(&root).is_some();
-    for host in ["localhost", "127.0.0.1", "::1"].into_iter().chain(hosts.iter().map(String::as_str)) {
-        let named = CertificateParams::new([host.to_owned()])
-            .map_err(|source| CertError::Host { host: host.to_owned(), source })?;
-        for name in named.subject_alt_names {
-            if !params.subject_alt_names.contains(&name) {
-                params.subject_alt_names.push(name);
-            }
-        }
-    }
-    let key = KeyPair::generate().map_err(make)?;
-    let cert = params.signed_by(&key, &issuer).map_err(make)?;
-    if !x509::is_issued_by(cert.der(), &root) {
-        return Err(unfit("its key does not belong to it, or it may not issue"));
-    }
-    tls.put(&cert.pem(), &key.serialize_pem())?;
+    let hosts = LOCAL.into_iter().chain(hosts.iter().map(String::as_str));
+    let made = issue::leaf(&root, &pem, LEAF_NAME, hosts, Life::starting(now, LEAF_LIFE), now)
+        .map_err(|err| failed(err, ca))?;
+    tls.put(&made.cert, &made.key)?;
     info!(file = %tls.cert.display(), "issued a serving certificate");
     Ok(())
 }
 
-fn make(source: rcgen::Error) -> CertError {
-    CertError::Make { source }
-}
-
-fn lasting(name: &str, now: Timestamp, end: Timestamp) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let at = |time: Timestamp| epoch + Duration::from_secs(time.as_second().unsigned_abs());
-    params.not_before = at(now - SKEW);
-    params.not_after = at(end);
-    params
+fn failed(err: IssueError, ca: &Pair) -> CertError {
+    match err {
+        IssueError::Unfit(reason) => CertError::Ca { path: ca.cert.clone(), reason },
+        IssueError::Host { host, source } => CertError::Host { host, source },
+        IssueError::Make(source) => CertError::Make { source },
+    }
 }
 
 // === impl Pair ===
@@ -528,7 +510,7 @@ pub async fn reload_when_changed(paths: Paths, resolver: Arc<Resolver>, every: D
             continue;
         };
         match loaded.and_then(|pair| unexpired(pair, &paths, clock())) {
-            Ok(pair) if pair.cert == resolver.current().cert => {}
+            Ok(pair) if resolver.current().is_some_and(|served| served.cert == pair.cert) => {}
             Ok(pair) => {
                 let ends = not_after(&pair).and_then(|ends| Timestamp::from_second(ends).ok());
                 resolver.replace(pair);
@@ -556,7 +538,7 @@ fn clock() -> Timestamp {
 }
 
 /// The error and what caused it, for a log line.
-fn chain(err: &dyn Error) -> String {
+pub(crate) fn chain(err: &dyn Error) -> String {
     let mut text = err.to_string();
     let mut cause = err.source();
     while let Some(err) = cause {

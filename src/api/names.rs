@@ -61,6 +61,18 @@ pub const WEBHOOK_SERVICE: &str = "kruise-webhook-service";
 pub const CONFIGURATION: &str = "kruise-configuration";
 /// Its key with the annotations that `patchPodMetadata` may touch (SSV-30).
 pub const PATCH_WHITE_LIST: &str = "SidecarSet_PatchPodMetadata_WhiteList";
+/// The Secret with the CA and the serving certificate (WH-9), the operator's Service and the two configurations (WH-8).
+pub const CERTS_SECRET: &str = "kruise-webhook-certs";
+/// The Service that the API server calls.
+pub const SERVICE: &str = "kruise-webhook-service";
+/// The mutating webhooks.
+pub const MUTATING_CONFIGURATION: &str = "kruise-mutating-webhook-configuration";
+/// The validating webhooks.
+pub const VALIDATING_CONFIGURATION: &str = "kruise-validating-webhook-configuration";
+/// Annotation of [`CERTS_SECRET`]: `leaf` or `ca` asks for a new one at once; removed when done.
+pub const ROTATE: &str = "outrigger/rotate";
+/// Annotation of [`CERTS_SECRET`]: when the last of the retired CAs ceased to issue.
+pub const RETIRED_AT: &str = "outrigger/retired-at";
 /// The operator's namespace when `POD_NAMESPACE` is unset (WH-8).
 pub const DEFAULT_NAMESPACE: &str = "kruise-system";
 

@@ -1,7 +1,9 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use rcgen::{BasicConstraints, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 
+use super::issue::lasting;
 use super::*;
 
 const DAY: i64 = 24 * 3600;
@@ -33,7 +35,7 @@ fn text(dir: &TempDir, name: &str) -> String {
 /// A CA as another tool makes it: several name parts, some of them printable strings.
 fn foreign_ca(dir: &TempDir) {
     let key = KeyPair::generate().unwrap();
-    let mut params = lasting("Corporate Root", start(), after(1000));
+    let mut params = lasting("Corporate Root", Life { from: start(), until: after(1000) });
     let country = rcgen::DnValue::PrintableString("CH".try_into().unwrap());
     params.distinguished_name.push(DnType::CountryName, country);
     params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), "4711");
@@ -47,7 +49,7 @@ fn foreign_ca(dir: &TempDir) {
 /// A self-signed leaf of a user, with its key.
 fn foreign_leaf(dir: &TempDir, end: Timestamp) {
     let key = KeyPair::generate().unwrap();
-    let cert = lasting("theirs", start(), end).self_signed(&key).unwrap();
+    let cert = lasting("theirs", Life { from: start(), until: end }).self_signed(&key).unwrap();
     fs::write(dir.path().join("tls.crt"), cert.pem()).unwrap();
     fs::write(dir.path().join("tls.key"), key.serialize_pem()).unwrap();
 }
