@@ -91,8 +91,8 @@ pub struct Webhook {
 
 /// All paths: those of the table, and those for who runs the process.
 pub fn router(mut webhook: Webhook) -> Router {
-    let routes = std::mem::take(&mut webhook.routes);
-    let paths: Vec<&str> = routes.iter().map(|route| route.path).collect();
+    let table = std::mem::take(&mut webhook.routes);
+    let paths: Vec<&str> = table.iter().map(|route| route.path).collect();
     let nothing_here = format!("nothing here; there are {}, /healthz, /readyz and /metrics\n", paths.join(", "));
     let webhook = Arc::new(webhook);
 
@@ -100,7 +100,7 @@ pub fn router(mut webhook: Webhook) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics));
-    for route in routes {
+    for route in table {
         let admissions = webhook.metrics.admissions(route.path);
         let posted = Arc::new(Posted { webhook: Arc::clone(&webhook), route, admissions });
         let path = posted.route.path;

@@ -49,10 +49,13 @@ struct Rim {
 pub struct Metrics {
     registry: Registry,
     requests: Family<[(&'static str, &'static str); 2], Counter>,
-    durations: Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>,
+    durations: Durations,
     sidecarsets: Gauge,
     reloads: [Counter; 2],
 }
+
+/// Histograms by path.
+type Durations = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
 /// Metrics of one path.
 #[derive(Debug)]
@@ -74,7 +77,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("outrigger");
         let requests = Family::default();
         registry.register("admission_requests", "Admission requests by path and outcome", requests.clone());
-        let durations = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
+        let durations = Durations::new_with_constructor(|| Histogram::new(BUCKETS));
         registry.register_with_unit(
             "admission_duration",
             "Time from a request's head to its answer, by path",

@@ -747,7 +747,8 @@ fn is_an_answer(body: &[u8], answer: &review::Answer) {
     if !is_allowed {
         assert!(response["status"]["message"].as_str().is_some_and(|message| !message.is_empty()));
     }
-    if answer.outcome == Outcome::Patched {
+    // A wrong escape where nobody reads is overlooked by ours, and makes the whole unreadable for the library.
+    if answer.outcome == Outcome::Patched && !request.is_null() {
         let mut object = request["object"].clone();
         object["apiVersion"] = format!("{}/{}", names::GROUP, request["resource"]["version"].as_str().unwrap()).into();
         let after = support::review::apply(&object, response);

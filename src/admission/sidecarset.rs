@@ -3,6 +3,8 @@
 //! Objects come in the version that the client used and are answered in it (WH-7): what defaulting does is done to the
 //! members of the same names in either version, so nothing is converted in a patch.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use super::diff;
@@ -134,7 +136,8 @@ fn invalid(version: &str, uid: &str, name: &str, errors: &[Problem]) -> Answer {
         told += 1;
     }
     if told < errors.len() {
-        message.push_str(&format!("\nand {} more", errors.len() - told));
+        // Writing to a String cannot fail.
+        let _ = write!(message, "\nand {} more", errors.len() - told);
     }
     let cause =
         |error: &Problem| json!({"reason": "FieldValueInvalid", "field": error.field, "message": error.message});
