@@ -215,9 +215,9 @@ fn put(
 fn drop_status(object: &mut Map<String, Value>, members: &[&str]) {
     let Some(Value::Object(status)) = object.get_mut("status") else { return };
     let before = status.len();
-    members.iter().for_each(|member| {
+    for member in members {
         status.remove(*member);
-    });
+    }
     if status.is_empty() && before > 0 {
         object.remove("status");
     }

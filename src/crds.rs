@@ -19,7 +19,7 @@ type Column = (&'static str, &'static str, &'static str, &'static str);
 
 /// What tells one kind from another (API-1).
 struct Kind {
-    kind: &'static str,
+    name: &'static str,
     short: Option<&'static str>,
     scope: &'static str,
     columns: &'static [Column],
@@ -37,7 +37,7 @@ const AGE: Column = ("AGE", "date", ".metadata.creationTimestamp", "When the obj
 
 const KINDS: [Kind; 4] = [
     Kind {
-        kind: "SidecarSet",
+        name: "SidecarSet",
         short: None,
         scope: "Cluster",
         columns: &[
@@ -52,7 +52,7 @@ const KINDS: [Kind; 4] = [
         newer: schema::of::<SidecarSet>,
     },
     Kind {
-        kind: "ContainerRecreateRequest",
+        name: "ContainerRecreateRequest",
         short: Some("crr"),
         scope: "Namespaced",
         columns: &[
@@ -67,7 +67,7 @@ const KINDS: [Kind; 4] = [
         newer: schema::of::<ContainerRecreateRequest>,
     },
     Kind {
-        kind: "ImagePullJob",
+        name: "ImagePullJob",
         short: None,
         scope: "Namespaced",
         columns: &[
@@ -83,7 +83,7 @@ const KINDS: [Kind; 4] = [
         newer: schema::of::<ImagePullJob>,
     },
     Kind {
-        kind: "NodeImage",
+        name: "NodeImage",
         short: None,
         scope: "Cluster",
         columns: &[
@@ -118,12 +118,12 @@ pub fn all(namespace: &str) -> Vec<Definition> {
 
 impl Kind {
     fn define(&self, namespace: &str) -> Definition {
-        let singular = self.kind.to_ascii_lowercase();
+        let singular = self.name.to_ascii_lowercase();
         let plural = format!("{singular}s");
         let name = format!("{plural}.{}", names::GROUP);
         let mut declared = json!({
-            "kind": self.kind,
-            "listKind": format!("{}List", self.kind),
+            "kind": self.name,
+            "listKind": format!("{}List", self.name),
             "plural": plural,
             "singular": singular,
         });
@@ -153,7 +153,7 @@ impl Kind {
         if !self.is_converted {
             return json!({"strategy": "None"});
         }
-        let service = json!({"name": names::WEBHOOK_SERVICE, "namespace": namespace, "port": 443, "path": CONVERT});
+        let service = json!({"name": names::SERVICE, "namespace": namespace, "port": 443, "path": CONVERT});
         json!({
             "strategy": "Webhook",
             "webhook": {"clientConfig": {"service": service}, "conversionReviewVersions": ["v1", "v1beta1"]},

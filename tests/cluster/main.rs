@@ -7,6 +7,7 @@
 #[path = "../support/cluster/mod.rs"]
 mod harness;
 
+mod crds;
 mod facts;
 
 use std::process::ExitCode;
@@ -14,6 +15,6 @@ use std::process::ExitCode;
 use harness::Parts;
 
 fn main() -> ExitCode {
-    let subjects = [facts::tests()];
+    let subjects = [facts::tests(), crds::tests()];
     harness::run::main(Parts::Controllers, subjects.into_iter().flatten())
 }
