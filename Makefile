@@ -1,10 +1,10 @@
 # `make` lists the targets.
 CARGO_FLAGS ?= --locked
 
-.PHONY: help run build test lint bench
+.PHONY: help run build test lint bench cluster-tools
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## Serve manifests/samples on https://127.0.0.1:8443, certificates made on the way.
 	target/release/outrigger manager --standalone manifests/samples --cert-dir certs --example manifests/reviews/web.json
@@ -12,7 +12,10 @@ run: build ## Serve manifests/samples on https://127.0.0.1:8443, certificates ma
 build: ## Build the release binary, target/release/outrigger.
 	cargo build --release $(CARGO_FLAGS)
 
-test: ## Run all tests.
+cluster-tools: ## Build the Kubernetes that tests start (minutes, once), or find it in KUBEBUILDER_ASSETS.
+	tests/cluster/tools/build
+
+test: cluster-tools ## Run all tests but those on a node.
 	cargo test $(CARGO_FLAGS)
 
 lint: ## Check format, lints, and that what decides stays free of I/O.
