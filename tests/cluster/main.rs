@@ -7,13 +7,15 @@
 #[path = "../support/cluster/mod.rs"]
 mod harness;
 
+mod explain;
 mod facts;
+mod missed;
 
 use std::process::ExitCode;
 
 use harness::Parts;
 
 fn main() -> ExitCode {
-    let subjects = [facts::tests()];
+    let subjects = [explain::tests(), facts::tests(), missed::tests()];
     harness::run::main(Parts::Controllers, subjects.into_iter().flatten())
 }
