@@ -21,7 +21,7 @@ use kube::{Client, Config};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Operator, say, say_error};
+use super::{say, say_error};
 use crate::api::names;
 use crate::explain::live::{PodReport, Tally};
 use crate::selector::{Operator as Is, Selector};
@@ -79,8 +79,11 @@ struct Common {
     /// The context of the kubeconfig to use.
     #[arg(long, global = true)]
     context: Option<String>,
-    #[command(flatten)]
-    operator: Operator,
+    /// Namespace of the operator: where the ControllerRevisions are.
+    #[arg(
+        long, env = "POD_NAMESPACE", default_value = names::DEFAULT_NAMESPACE, value_name = "NAMESPACE", global = true
+    )]
+    operator_namespace: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -129,7 +132,7 @@ async fn explain(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config(&args.common).await?;
     let default_namespace = config.default_namespace.clone();
     let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
-    let operator_namespace = args.common.operator.operator_namespace.clone();
+    let operator_namespace = args.common.operator_namespace.clone();
     let cluster = Cluster { client, operator_namespace, notes: Vec::new() };
     let namespace = args.common.namespace.as_deref();
     match &args.what {

@@ -49,6 +49,8 @@ const PAGE: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Conditions that are written in one go.
 const BURST: usize = 20;
+/// How often it looks whether something is due.
+const TICK: Duration = Duration::from_millis(250);
 /// Longest pause after errors.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Bytes of an event's note that the API server takes.
@@ -132,42 +134,14 @@ type Pods = Pin<Box<dyn Stream<Item = watcher::Result<Event<PartialObjectMeta<Po
 
 /// Runs until `shutdown`. Errors are logged and tried again, for ever.
 pub async fn run(client: Client, settings: Settings, gauges: Gauges, shutdown: CancellationToken) {
-    let config = || watcher::Config::default().page_size(PAGE);
-    let sets = watcher(Api::<DynamicObject>::all_with(client.clone(), &sidecarsets()), config());
-    let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), config());
-    let (mut sets, mut namespaces) = (sets.default_backoff().boxed(), namespaces.default_backoff().boxed());
-    // Finished pods have no use for a sidecar.
-    let running = || config().fields("status.phase!=Succeeded,status.phase!=Failed");
-    let mut pods: Pods = futures::stream::pending().boxed();
-    let mut ticks = tokio::time::interval(Duration::from_millis(250));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut registration = tokio::time::interval(settings.registration_interval);
-
-    let mut watch = Watch::new(client.clone(), settings, gauges);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            Some(event) = sets.next() => watch.on_set(event),
-            Some(event) = namespaces.next() => watch.on_namespace(event),
-            Some(event) = pods.next() => watch.on_pod(event),
-            _ = registration.tick() => watch.read_registration().await,
-            _ = ticks.tick() => {
-                if watch.is_listing_due() {
-                    watch.read_registration().await;
-                    // A new watch begins with a listing, page by page.
-                    pods = watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), running()).default_backoff().boxed();
-                    watch.begin_listing();
-                }
-                if watch.is_telling_due() {
-                    tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        () = watch.tell() => {}
-                    }
-                }
-            }
-        }
+    let mut watch = Watch::new(client, settings, gauges.clone());
+    // It can be stopped anywhere: what it has not told, a successor finds again.
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = watch.work() => {}
     }
-    watch.gauges.set(0, [0; Away::REASONS.len()]);
+    // Whoever leads next counts.
+    gauges.set(0, [0; Away::REASONS.len()]);
 }
 
 /// The kind that is watched.
@@ -241,6 +215,41 @@ impl Watch {
             listed_at: None,
             tell_at: None,
             pause: Duration::ZERO,
+        }
+    }
+
+    async fn work(&mut self) {
+        let client = self.client.clone();
+        let config = || watcher::Config::default().page_size(PAGE);
+        let sets = watcher(Api::<DynamicObject>::all_with(client.clone(), &sidecarsets()), config());
+        let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), config());
+        let (mut sets, mut namespaces) = (sets.default_backoff().boxed(), namespaces.default_backoff().boxed());
+        // Finished pods have no use for a sidecar.
+        let running = || config().fields("status.phase!=Succeeded,status.phase!=Failed");
+        let mut pods: Pods = futures::stream::pending().boxed();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut registration = tokio::time::interval(self.settings.registration_interval);
+        registration.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(event) = sets.next() => self.on_set(event),
+                Some(event) = namespaces.next() => self.on_namespace(event),
+                Some(event) = pods.next() => self.on_pod(event),
+                _ = registration.tick() => self.read_registration().await,
+                _ = ticks.tick() => {
+                    if self.is_listing_due() {
+                        self.read_registration().await;
+                        // A new watch begins with a listing, page by page.
+                        let api = Api::<PartialObjectMeta<Pod>>::all(client.clone());
+                        pods = watcher(api, running()).default_backoff().boxed();
+                        self.begin_listing();
+                    }
+                    if self.is_telling_due() {
+                        self.tell().await;
+                    }
+                }
+            }
         }
     }
 

@@ -137,9 +137,10 @@ pub async fn register_absent(cluster: &Cluster) -> Result<()> {
 pub async fn deregister(cluster: &Cluster) -> Result<()> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(cluster.client());
     match api.delete(CONFIGURATION, &DeleteParams::default()).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        deleted => Ok(drop(deleted?)),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        deleted => drop(deleted?),
     }
+    Ok(())
 }
 
 /// Leaves nothing of the cluster's behind that would meet other tests.
@@ -359,4 +360,3 @@ async fn a_plugin_of_kubectl_says_so(cluster: &Cluster, ns: &Namespace) -> Resul
     ensure!(said.out.contains("Usage: kubectl outrigger explain"), "{}", said.out);
     Ok(())
 }
-

@@ -8,13 +8,15 @@
 mod harness;
 
 mod crds;
+mod explain;
 mod facts;
+mod missed;
 
 use std::process::ExitCode;
 
 use harness::Parts;
 
 fn main() -> ExitCode {
-    let subjects = [facts::tests(), crds::tests()];
+    let subjects = [crds::tests(), explain::tests(), facts::tests(), missed::tests()];
     harness::run::main(Parts::Controllers, subjects.into_iter().flatten())
 }

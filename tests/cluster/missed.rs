@@ -110,8 +110,7 @@ async fn told_once(cluster: &Cluster, ns: &Namespace) -> Result<()> {
     ensure!(message.contains(&format!("outrigger explain pod web -n {}", ns.name())), "{message}");
     assert_eq!((&told["reason"], &told["observedGeneration"]), (&json!("PodsMissed"), &json!(1)));
     assert_eq!(events(cluster, &set).await?, ["PodsMissed"]);
-    let metrics =
-        ["outrigger_missed_pods 1", "outrigger_missed_pods_by_reason{reason=\"WebhookNotRegistered\"} 1"];
+    let metrics = ["outrigger_missed_pods 1", "outrigger_missed_pods_by_reason{reason=\"WebhookNotRegistered\"} 1"];
     assert_eq!(leader.metrics(), metrics);
 
     // A successor finds it said already.
@@ -134,8 +133,10 @@ async fn told_once(cluster: &Cluster, ns: &Namespace) -> Result<()> {
     for pod in ["web", "web-2"] {
         pods.delete(pod, &DeleteParams::default().grace_period(0)).await?;
     }
-    until("nothing is missed any more", PATIENCE, async || Ok(condition(cluster, &set).await?["status"] == "True")).await?;
-    until("and that is told", PATIENCE, async || Ok(events(cluster, &set).await? == ["PodsMissed", "NoPodMissed"])).await?;
+    until("nothing is missed any more", PATIENCE, async || Ok(condition(cluster, &set).await?["status"] == "True"))
+        .await?;
+    until("and that is told", PATIENCE, async || Ok(events(cluster, &set).await? == ["PodsMissed", "NoPodMissed"]))
+        .await?;
     assert_eq!(leader.metrics(), [""; 0]);
     leader.stop().await
 }
