@@ -24,9 +24,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Objects, Snapshot};
+use crate::cluster::registration::Cover;
+use crate::store::Snapshot;
 use crate::telemetry::{Admissions, Metrics};
 use envelope::{Answer, Failure, Named, Outcome};
 use pod::Ambient;
@@ -42,6 +44,9 @@ pub const VALIDATE_SIDECARSET: &str = "/validate-apps-kruise-io-sidecarset";
 /// Answers the body of one request.
 pub type Admit = Box<dyn Fn(&[u8]) -> Answer + Send + Sync>;
 
+/// What has to happen in the cluster before an object is admitted, or why it did not happen.
+pub type Settle = Box<dyn Fn(&[u8]) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
 /// A path that takes POST, and what answers there.
 pub struct Route {
     /// The path; it is also a label of metrics.
@@ -50,31 +55,53 @@ pub struct Route {
     pub admit: Admit,
     /// Answers a body that `admit` does not get to see, or crashes over.
     pub fail: fn(&[u8], Failure) -> Answer,
+    /// Awaited between the decision to admit and the answer.
+    pub settle: Option<Settle>,
 }
 
 /// What the functions of the table read. Each request takes what is newest.
 pub struct Sources {
     /// For pods.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// For SidecarSets; `None` where no API server asks about them.
-    pub objects: Option<Arc<ArcSwap<Objects>>>,
+    /// For the kinds that are ours; `None` where no API server asks about them.
+    pub kinds: Option<Kinds>,
     /// The clock and the dice.
     pub ambient: fn() -> Ambient,
 }
 
+/// What the webhooks of the kinds that are ours need besides.
+pub struct Kinds {
+    /// Sees to it that the pods of a SidecarSet are sent before it is stored.
+    pub cover: Cover,
+}
+
 /// Path → function (WH-2).
 pub fn routes(sources: Sources) -> Vec<Route> {
-    let Sources { snapshot, objects, ambient } = sources;
-    let mut routes =
-        vec![Route::of_reviews(MUTATE_POD, move |body| review::answer(body, &snapshot.load(), &ambient()))];
-    if let Some(objects) = objects {
+    let Sources { snapshot, kinds, ambient } = sources;
+    let pods = Arc::clone(&snapshot);
+    let mut routes = vec![Route::of_reviews(MUTATE_POD, move |body| review::answer(body, &pods.load(), &ambient()))];
+    if let Some(Kinds { cover }) = kinds {
+        let validate = move |body: &[u8]| sidecarset::validate(body, snapshot.load().objects());
         routes.extend([
             Route::of_reviews(MUTATE_SIDECARSET, sidecarset::mutate),
-            Route::of_reviews(VALIDATE_SIDECARSET, move |body| sidecarset::validate(body, &objects.load())),
+            Route { settle: Some(cover_pods(cover)), ..Route::of_reviews(VALIDATE_SIDECARSET, validate) },
             convert::route(),
         ]);
     }
     routes
+}
+
+fn cover_pods(cover: Cover) -> Settle {
+    Box::new(move |body| {
+        let set = sidecarset::to_be_stored(body);
+        let cover = cover.clone();
+        Box::pin(async move {
+            match set {
+                Some(set) => cover.cover(&set).await.map_err(|error| error.to_string()),
+                None => Ok(()),
+            }
+        })
+    })
 }
 
 /// What the handlers share.
@@ -122,7 +149,7 @@ struct Posted {
 impl Route {
     /// A path that takes AdmissionReviews.
     pub fn of_reviews(path: &'static str, admit: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
-        Self { path, admit: Box::new(admit), fail: envelope::failed }
+        Self { path, admit: Box::new(admit), fail: envelope::failed, settle: None }
     }
 }
 
@@ -141,7 +168,13 @@ impl Posted {
             }
         };
         let is_json = is_json(&head.headers);
-        let answer = if is_json { self.admit(&body) } else { (self.route.fail)(&body, Failure::MediaType) };
+        let mut answer = if is_json { self.admit(&body) } else { (self.route.fail)(&body, Failure::MediaType) };
+        if let Some(settle) = &self.route.settle
+            && matches!(answer.outcome, Outcome::Unchanged | Outcome::Patched)
+            && let Err(reason) = settle(&body).await
+        {
+            answer = (self.route.fail)(&body, Failure::Unsettled(reason));
+        }
         self.admissions.record(answer.outcome, started.elapsed());
         self.log(&body, &answer);
         let status = match answer.outcome {

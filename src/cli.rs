@@ -45,6 +45,8 @@ struct Operator {
 
 /// Parses the arguments and runs one subcommand.
 pub fn run() -> ExitCode {
+    // One provider for our server and for the client of the API server; it fails only when one is there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let ran = match parse().command {
         Command::Manager(args) => manager::run(args),
         Command::Validate(args) => validate::run(&args),

@@ -99,17 +99,13 @@ impl Part {
 
 /// `/healthz` and `/readyz`.
 pub fn probes(readiness: Readiness) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .with_state(readiness)
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz)).with_state(readiness)
 }
 
 /// `/metrics`.
 pub fn metrics(metrics: Arc<Metrics>) -> Router {
-    let encode = |State(metrics): State<Arc<Metrics>>| async move {
-        ([(header::CONTENT_TYPE, OPEN_METRICS)], metrics.encode())
-    };
+    let encode =
+        |State(metrics): State<Arc<Metrics>>| async move { ([(header::CONTENT_TYPE, OPEN_METRICS)], metrics.encode()) };
     Router::new().route("/metrics", get(encode)).with_state(metrics)
 }
 
@@ -138,10 +134,7 @@ mod tests {
         hooks.ready();
         caches.waits_for("namespaces are not listed: connection refused");
         assert!(!readiness.is_ready());
-        assert_eq!(
-            readiness.report(),
-            "caches: waiting, namespaces are not listed: connection refused\nhooks: ok\n"
-        );
+        assert_eq!(readiness.report(), "caches: waiting, namespaces are not listed: connection refused\nhooks: ok\n");
         caches.ready();
         assert!(readiness.is_ready());
     }

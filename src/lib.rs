@@ -33,6 +33,7 @@ pub mod crds;
 pub mod edits;
 pub mod explain;
 pub mod facts;
+pub mod health;
 pub mod launch;
 pub mod manifest;
 pub mod pod;

@@ -113,6 +113,11 @@ impl Metrics {
         self
     }
 
+    /// Where parts of the process register metrics of their own.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
     /// Metrics of one path of the webhook's table. Every series of it is there from the start.
     pub fn admissions(&self, path: &'static str) -> Admissions {
         let requests =

@@ -59,7 +59,7 @@ enum ReviewError {
 
 /// The route of the conversion webhook. It reads nothing but the request.
 pub fn route() -> Route {
-    Route { path: CONVERT, admit: Box::new(answer), fail: failed }
+    Route { path: CONVERT, admit: Box::new(answer), fail: failed, settle: None }
 }
 
 /// Answers a review: [`Outcome::Patched`] when all objects are converted, [`Outcome::Refused`] when one is not.
@@ -91,6 +91,7 @@ pub fn failed(body: &[u8], failure_kind: Failure) -> Answer {
             let answer = failure(&version, &uid, 500, message.to_owned(), Outcome::Crashed);
             Answer { outcome: Outcome::Crashed, ..answer }
         }
+        Failure::Unsettled(reason) => unreadable(body, &reason),
     }
 }
 

@@ -55,12 +55,14 @@ pub struct Answer {
 }
 
 /// Why a request is answered without being looked at by the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// It is not said to be JSON.
     MediaType,
     /// The rules crashed over it (WH-10).
     Crash,
+    /// The rules admit it, but what has to happen in the cluster first did not, for this reason.
+    Unsettled(String),
 }
 
 /// The object of a request, read as deep as its rules want.
@@ -441,6 +443,11 @@ pub fn failed(body: &[u8], failure: Failure) -> Answer {
             let (version, uid) = address(body);
             let crash = Refused { code: 500, message, details: "", outcome: Outcome::Crashed };
             Answer { outcome: Outcome::Crashed, ..refused(&version, &uid, crash) }
+        }
+        Failure::Unsettled(reason) => {
+            let (version, uid) = address(body);
+            let late = Refused { code: 503, message: &reason, details: "", outcome: Outcome::Refused };
+            refused(&version, &uid, late)
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::diff;
 use super::envelope::{self, Answer, Outcome, Refused, Request, Review, Subject};
 use crate::api::names;
+use crate::api::sidecarset::SidecarSet;
 use crate::scan::{ScanError, Scanner};
 use crate::sidecarset::admit::{Defaulted, Stored};
 use crate::sidecarset::validate::{Findings, Problem};
@@ -73,6 +74,17 @@ pub fn validate(body: &[u8], objects: &Objects) -> Answer {
             Verdict::Invalid { name, findings }
         })
     })
+}
+
+/// The SidecarSet that will be stored once this request is admitted; `None` for a dry run and for what stores none.
+pub fn to_be_stored(body: &[u8]) -> Option<SidecarSet> {
+    let mut review: Value = serde_json::from_slice(body).ok()?;
+    let request = review["request"].take();
+    let stores = matches!(request["operation"].as_str(), Some("CREATE" | "UPDATE"))
+        && request["dryRun"] != true
+        && request["subResource"].as_str().unwrap_or_default().is_empty();
+    let object = stores.then(|| request["object"].clone())?;
+    Stored::read(object).ok().map(|stored| stored.set)
 }
 
 /// What comes of an object that can be read.

@@ -55,8 +55,6 @@ pub const SYNC_STATUSES: &str = "crr.apps.kruise.io/sync-container-statuses";
 /// CRR annotation, v1alpha1: since when the pod is kept unready (CONV-CRR-3). Also a finalizer, of both versions (API-64).
 pub const UNREADY_ACQUIRED: &str = "crr.apps.kruise.io/unready-acquired";
 
-/// The Service that the API server calls (WH-8).
-pub const SERVICE: &str = "kruise-webhook-service";
 /// ConfigMap with settings of the operator (SSV-30).
 pub const CONFIGURATION: &str = "kruise-configuration";
 /// Its key with the annotations that `patchPodMetadata` may touch (SSV-30).

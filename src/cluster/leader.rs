@@ -5,13 +5,14 @@
 //! that hangs or fails counts as lost, well before others may take the Lease over.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use kube::Client;
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 /// Name of the Lease, the reference's: while a cluster is switched over, only one of the two acts.
@@ -24,13 +25,11 @@ const GRACE_SECONDS: u64 = 10;
 /// How long one request about the Lease may take; with the renewal it stays within the time that others wait.
 const REQUEST: Duration = Duration::from_secs(4);
 
-/// What metrics read.
-#[derive(Debug, Default)]
+/// `outrigger_leader`, 1 while the Lease is ours, and `outrigger_leader_elections_total`, how often it became ours.
+#[derive(Clone, Debug, Default)]
 pub struct Standing {
-    /// Whether the Lease is ours.
-    pub leads: AtomicBool,
-    /// How often it became ours.
-    pub elections: AtomicU64,
+    leads: Gauge,
+    elections: Counter,
 }
 
 /// A candidate.
@@ -38,7 +37,17 @@ pub struct Leader {
     config: kube::Config,
     namespace: String,
     identity: String,
-    standing: Arc<Standing>,
+    standing: Standing,
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// Registers both.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("leader", "Whether this replica runs the controllers", self.leads.clone());
+        registry.register("leader_elections", "How often this replica came to lead", self.elections.clone());
+    }
 }
 
 // === impl Leader ===
@@ -49,12 +58,12 @@ impl Leader {
         config.connect_timeout = Some(REQUEST);
         config.read_timeout = Some(REQUEST);
         config.write_timeout = Some(REQUEST);
-        Self { config, namespace: namespace.to_owned(), identity: identity.to_owned(), standing: Arc::default() }
+        Self { config, namespace: namespace.to_owned(), identity: identity.to_owned(), standing: Standing::default() }
     }
 
-    /// What metrics read.
-    pub fn standing(&self) -> Arc<Standing> {
-        Arc::clone(&self.standing)
+    /// What metrics show.
+    pub fn standing(&self) -> Standing {
+        self.standing.clone()
     }
 
     /// Runs `work` whenever the Lease is ours, until `shutdown`; then lets go of the Lease, so that the next replica need
@@ -106,8 +115,8 @@ impl Leader {
         if !self.is_ours(manager, shutdown).await {
             return false;
         }
-        self.standing.leads.store(true, Relaxed);
-        self.standing.elections.fetch_add(1, Relaxed);
+        self.standing.leads.set(1);
+        self.standing.elections.inc();
         tracing::info!(identity = self.identity, "this replica leads");
         let stop = shutdown.child_token();
         let lost = async {
@@ -115,7 +124,7 @@ impl Leader {
             stop.cancel();
         };
         tokio::join!(work(stop.clone()), lost);
-        self.standing.leads.store(false, Relaxed);
+        self.standing.leads.set(0);
         tracing::info!(identity = self.identity, "this replica no longer leads");
         true
     }

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::scope::{Terms, expression};
+use crate::admission::{MUTATE_POD, MUTATE_SIDECARSET, VALIDATE_SIDECARSET};
 use crate::api::names;
 
 /// A row of WH-2.
@@ -48,7 +49,7 @@ pub const POD_HOOK: &str = "mpod.kb.io";
 pub const HOOKS: &[Hook] = &[
     Hook {
         name: POD_HOOK,
-        path: "/mutate-pod",
+        path: MUTATE_POD,
         kind: HookKind::Mutating,
         group: "",
         versions: &["v1"],
@@ -57,7 +58,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         name: "msidecarset.kb.io",
-        path: "/mutate-apps-kruise-io-sidecarset",
+        path: MUTATE_SIDECARSET,
         kind: HookKind::Mutating,
         group: names::GROUP,
         versions: &["v1alpha1", "v1beta1"],
@@ -66,7 +67,7 @@ pub const HOOKS: &[Hook] = &[
     },
     Hook {
         name: "vsidecarset.kb.io",
-        path: "/validate-apps-kruise-io-sidecarset",
+        path: VALIDATE_SIDECARSET,
         kind: HookKind::Validating,
         group: names::GROUP,
         versions: &["v1alpha1", "v1beta1"],
@@ -77,8 +78,7 @@ pub const HOOKS: &[Hook] = &[
 
 /// The CRDs whose versions differ, so that `/convert` is called for them (WH-9.4). A new kind is a new row.
 pub const CONVERTED: &[&str] = &["containerrecreaterequests.apps.kruise.io", "sidecarsets.apps.kruise.io"];
-/// Where conversion is served.
-pub const CONVERT: &str = "/convert";
+pub use crate::crds::CONVERT;
 
 /// The API server waits no longer for the answer about a pod.
 const POD_TIMEOUT: u32 = 3;

@@ -1,0 +1,257 @@
+//! In a cluster, wired: watches → snapshot, Secret → certificate, both behind the server; then the registration that sends
+//! requests here; and under the Lease, the loops that act on their own.
+//!
+//! ```text
+//! start    ports are bound, so that a conflict is an error at start
+//! run      caches are filled ▶ certificate ▶ requests are answered ▶ hooks are registered ▶ ready
+//! stop     not ready ▶ the Lease is let go, nothing is registered any more ▶ requests are still answered for a while,
+//!          until every API server and proxy has heard of it ▶ requests in flight are finished
+//! ```
+//!
+//! Each part is a task of its own; the end of one that should run for ever ends the process, and the kubelet starts it again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
+use kube::{Client, Config};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{DRAIN, ambient};
+use crate::admission::certs;
+use crate::admission::server::{Bound, Drained, Limits, Server};
+use crate::admission::{Kinds, Sources, Webhook, router, routes};
+use crate::cluster::authority::{self, Authority};
+use crate::cluster::leader::Leader;
+use crate::cluster::missed;
+use crate::cluster::registration::scope::{self, Terms};
+use crate::cluster::registration::{self, Registration};
+use crate::cluster::trust::Published;
+use crate::health::{self, Part, Readiness};
+use crate::store::Snapshot;
+use crate::store::watch::Feed;
+use crate::telemetry::Metrics;
+
+/// How often a part that is waited for is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Settings of a manager in a cluster.
+#[derive(Clone, Debug)]
+pub struct InCluster {
+    /// How the API server is reached.
+    pub config: Config,
+    /// Namespace of the operator (WH-8).
+    pub operator_namespace: String,
+    /// Who this replica is: the pod's name.
+    pub identity: String,
+    /// Where webhooks are served.
+    pub webhook: SocketAddr,
+    /// Where `/healthz` and `/readyz` are served, in the clear.
+    pub health: SocketAddr,
+    /// Where `/metrics` is served, in the clear.
+    pub metrics: SocketAddr,
+    /// Where the certificate comes from.
+    pub certificates: authority::Settings,
+    /// What is registered, and for which pods.
+    pub registration: registration::Settings,
+    /// Whether this replica stands for election.
+    pub elects: bool,
+    /// How long requests are still answered after a signal.
+    pub linger: Duration,
+    /// Limits of the server.
+    pub limits: Limits,
+}
+
+/// A manager whose ports are bound.
+pub struct Running {
+    settings: InCluster,
+    client: Client,
+    authority: Authority,
+    published: watch::Sender<Option<Published>>,
+    bound: Bound,
+    health: TcpListener,
+    metrics: TcpListener,
+}
+
+/// What makes the process ready.
+struct Parts {
+    caches: Part,
+    certificate: Part,
+    hooks: Part,
+}
+
+// === impl InCluster ===
+
+impl InCluster {
+    /// Makes the client and binds the ports.
+    pub async fn start(self) -> anyhow::Result<Running> {
+        let client = Client::try_from(self.config.clone()).context("no client for the API server can be made")?;
+        let (published, seen) = watch::channel(None);
+        let authority = Authority::new(client.clone(), self.certificates.clone(), seen)?;
+        let tls = Arc::new(certs::server_config(authority.resolver()));
+        let bound = Server::bind(self.webhook, tls, self.limits.clone()).await?;
+        let health = listen(self.health, "--health-probe-addr").await?;
+        let metrics = listen(self.metrics, "--metrics-addr").await?;
+        Ok(Running { settings: self, client, authority, published, bound, health, metrics })
+    }
+}
+
+async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}: choose a free port with {flag}"))
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Where webhooks, health and metrics are served.
+    pub fn addresses(&self) -> anyhow::Result<[SocketAddr; 3]> {
+        Ok([self.bound.local_addr(), self.health.local_addr()?, self.metrics.local_addr()?])
+    }
+
+    /// Serves until `stopping`.
+    pub async fn run(self, stopping: CancellationToken) -> anyhow::Result<Drained> {
+        let Self { settings, client, authority, published, bound, health, metrics: metrics_port } = self;
+        let readiness = Readiness::new(stopping.clone());
+        let parts = Parts {
+            caches: readiness.part("caches"),
+            certificate: readiness.part("certificate"),
+            hooks: readiness.part("hooks"),
+        };
+
+        let feed = Feed::new(client.clone(), &settings.operator_namespace);
+        let (snapshots, feed_health, snapshot_count) = (feed.snapshots(), feed.health(), feed.published());
+        let resolver = authority.resolver();
+        let (terms, wanted_terms) = watch::channel(None);
+        let registration = Registration::new(
+            client.clone(),
+            settings.registration.clone(),
+            authority.trusted(),
+            published,
+            wanted_terms,
+        );
+        let (registered, cover) = (registration.registered(), registration.cover());
+        let leader = Leader::new(settings.config.clone(), &settings.operator_namespace, &settings.identity);
+        let gauges = missed::Gauges::default();
+
+        let expiry = Arc::clone(&resolver);
+        let mut metrics = Metrics::new(bound.counts(), move || expiry.not_after()).with_feed(Arc::clone(&feed_health));
+        leader.standing().register(metrics.registry());
+        gauges.register(metrics.registry());
+        let metrics = Arc::new(metrics);
+
+        // The server's end is the process's end: until then probes and metrics answer.
+        let stopped = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(health::serve(health, health::probes(readiness), stopped.clone()));
+        tasks.spawn(health::serve(metrics_port, health::metrics(Arc::clone(&metrics)), stopped.clone()));
+        tasks.spawn(feed.run(stopping.clone()));
+        tasks.spawn(follow_terms(Arc::clone(&snapshots), snapshot_count.clone(), terms, stopping.clone()));
+
+        let prepare = async {
+            // Nothing is registered, and nobody is answered, before every SidecarSet is known: no pod may pass without.
+            while !feed_health.is_synced() {
+                parts.caches.waits_for(&feed_health.missing().join("; "));
+                tokio::time::sleep(LOOK).await;
+            }
+            parts.caches.ready();
+            let certificates = tasks.spawn(keep_certificate(authority, stopping.clone()));
+            tasks.spawn(registration.run(stopping.clone()));
+            parts.certificate.waits_for("there is none yet; the log of this replica says why");
+            while resolver.not_after().is_none() && !certificates.is_finished() {
+                tokio::time::sleep(LOOK).await;
+            }
+            parts.certificate.ready();
+        };
+        tokio::select! {
+            () = stopping.cancelled() => return Ok(Drained { open: 0, cut: 0 }),
+            () = prepare => {}
+        }
+
+        let sources = Sources { snapshot: snapshots, kinds: Some(Kinds { cover }), ambient };
+        let webhook =
+            Webhook { routes: routes(sources), limits: settings.limits.clone(), metrics, shutdown: stopping.clone() };
+        // Requests are answered a while longer than the process calls itself ready.
+        let closing = CancellationToken::new();
+        let serve = tokio::spawn(bound.serve(router(webhook), closing.clone(), DRAIN));
+        tasks.spawn(tell_registered(registered, parts.hooks, stopping.clone()));
+        if settings.elects {
+            let missed_settings = missed::Settings::new(&settings.operator_namespace);
+            let work = move |stop| missed::run(client.clone(), missed_settings.clone(), gauges.clone(), stop);
+            tasks.spawn(leader.run(work, stopping.clone()));
+        }
+
+        let lost = loop {
+            tokio::select! {
+                () = stopping.cancelled() => break None,
+                Some(ended) = tasks.join_next() => {
+                    if let Err(crash) = ended {
+                        break Some(crash);
+                    }
+                    if !stopping.is_cancelled() {
+                        bail!("a part of the manager ended that should run for ever; the log says which");
+                    }
+                }
+            }
+        };
+        if let Some(crash) = lost {
+            stopping.cancel();
+            closing.cancel();
+            let _drained = serve.await;
+            bail!("a part of the manager crashed: {crash}");
+        }
+        tokio::time::sleep(settings.linger).await;
+        closing.cancel();
+        let drained = serve.await.context("the server crashed")?;
+        stopped.cancel();
+        // The Lease is let go by now; what still hangs on the API server is cut.
+        tasks.shutdown().await;
+        Ok(drained)
+    }
+}
+
+/// Tells the registration which pods SidecarSets can select.
+async fn follow_terms(
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    mut published: watch::Receiver<u64>,
+    terms: watch::Sender<Option<Arc<Terms>>>,
+    stopping: CancellationToken,
+) {
+    loop {
+        if *published.borrow_and_update() > 0 {
+            let snapshot = snapshots.load_full();
+            let sets = snapshot.objects().sidecarsets();
+            let selectors = sets.filter_map(|stored| {
+                scope::term(stored.set.spec.selector.as_ref(), stored.set.spec.namespace_selector.as_ref())
+            });
+            terms.send_replace(Some(Arc::new(selectors.collect())));
+        }
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            changed = published.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn keep_certificate(authority: Authority, stopping: CancellationToken) {
+    if let Err(error) = authority.run(stopping.clone()).await {
+        tracing::error!(error = certs::chain(&error), "there is no certificate to serve");
+        stopping.cancel();
+    }
+}
+
+/// Ready once the API server sends requests here.
+async fn tell_registered(mut registered: watch::Receiver<bool>, hooks: Part, stopping: CancellationToken) {
+    hooks.waits_for("they are not registered yet; the log of this replica says why");
+    tokio::select! {
+        () = stopping.cancelled() => return,
+        found = registered.wait_for(|registered| *registered) => if found.is_err() { return },
+    }
+    hooks.ready();
+    stopping.cancelled().await;
+}
