@@ -555,36 +555,187 @@ impl Health {
         self.restarts[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The API server said something: the watch is up. An outage is over when all are.
+    /// The API server said something: the watch is up.
     fn heard(&self, kind: Kind) {
+        if let Some(outage) = self.note_sign_of_life(kind) {
+            tracing::info!(seconds = outage.as_secs(), "all watches are up again");
+        }
+    }
+
+    /// How long an outage took that is over now: when all are up.
+    fn note_sign_of_life(&self, kind: Kind) -> Option<Duration> {
         let mut state = self.state();
         let line = &mut state.lines[kind as usize];
         line.heard = Some(Instant::now());
         line.trouble = None;
-        if state.lines.iter().all(|line| line.trouble.is_none())
-            && let Some(since) = state.outage.take()
-        {
-            let seconds = since.elapsed().as_secs();
-            tracing::info!(seconds, "all watches are up again");
+        let all_up = state.lines.iter().all(|line| line.trouble.is_none());
+        if all_up { state.outage.take().map(|since| since.elapsed()) } else { None }
+    }
+
+    fn lost(&self, kind: Kind, trouble: &Trouble) {
+        self.restarted(kind);
+        if self.note_trouble(kind, trouble) {
+            let meanwhile = if self.is_synced() { "the last state stays in use" } else { "not ready until it is up" };
+            tracing::warn!(watch = kind.name(), reason = %trouble, "a watch is down: {meanwhile}");
         }
     }
 
-    /// A watch is down. That is told once for an outage, and besides when the API server answers something particular.
-    fn lost(&self, kind: Kind, trouble: &Trouble) {
-        self.restarted(kind);
+    /// Whether it is to be told: once for an outage, and besides when the API server answers something particular.
+    fn note_trouble(&self, kind: Kind, trouble: &Trouble) -> bool {
         let reason = trouble.to_string();
+        let is_shared = matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow);
         let mut state = self.state();
-        let synced = state.synced;
         let is_first = state.outage.is_none();
         state.outage.get_or_insert_with(Instant::now);
         let line = &mut state.lines[kind as usize];
-        let is_shared = matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow);
         let is_news = is_first || (!is_shared && line.trouble.as_ref() != Some(&reason));
-        line.trouble = Some(reason.clone());
-        drop(state);
-        if is_news {
-            let meanwhile = if synced { "the last state stays in use" } else { "not ready until it is up" };
-            tracing::warn!(watch = kind.name(), reason, "a watch is down: {meanwhile}");
+        line.trouble = Some(reason);
+        is_news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::http::{StatusCode, Uri};
+    use axum::response::{IntoResponse as _, Response};
+    use futures::{StreamExt as _, stream};
+    use serde_json::json;
+
+    use super::*;
+
+    /// An API server that answers each request for SidecarSets with the next of `answers`, and knows nothing else.
+    fn api_server(answers: Vec<(StatusCode, String)>) -> Client {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let answers = Arc::new(answers);
+        let answer = move |uri: Uri| {
+            let text = match uri.path().ends_with("/sidecarsets") {
+                true => answers.get(asked.fetch_add(1, Ordering::Relaxed)).cloned(),
+                false if uri.query().is_some_and(|query| query.contains("watch=true")) => None,
+                false => Some((StatusCode::OK, list(&[]))),
+            };
+            std::future::ready(respond(text))
+        };
+        Client::new(Router::new().fallback(answer), "default")
+    }
+
+    /// A watch never ends by itself.
+    fn respond(answer: Option<(StatusCode, String)>) -> Response {
+        let Some((status, text)) = answer else {
+            return Body::from_stream(stream::pending::<Result<String, std::io::Error>>()).into_response();
+        };
+        let goes_on = text.ends_with('\n');
+        let text = stream::iter([Ok::<_, std::io::Error>(text)]);
+        let body = if goes_on { Body::from_stream(text.chain(stream::pending())) } else { Body::from_stream(text) };
+        (status, body).into_response()
+    }
+
+    fn list(items: &[Value]) -> String {
+        json!({"metadata": {"resourceVersion": "1"}, "items": items}).to_string()
+    }
+
+    fn set(name: &str, spec: &Value) -> Value {
+        json!({"metadata": {"name": name, "resourceVersion": "2"}, "spec": spec})
+    }
+
+    fn events(events: &[(&str, Value)]) -> (StatusCode, String) {
+        let lines = events.iter().map(|(r#type, object)| json!({"type": r#type, "object": object}).to_string() + "\n");
+        (StatusCode::OK, lines.collect())
+    }
+
+    fn failure(code: u16) -> Value {
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "code": code})
+    }
+
+    fn names(snapshot: &Snapshot) -> Vec<String> {
+        snapshot.sidecarsets().map(|set| set.name.clone()).collect()
+    }
+
+    /// Runs a feed until `condition` holds of its last snapshot and of its health.
+    async fn run_until(client: Client, condition: impl Fn(&Snapshot, &Health) -> bool) -> Result<(), String> {
+        let feed = Feed::new(client, names::DEFAULT_NAMESPACE);
+        let (snapshots, health) = (feed.snapshots(), feed.health());
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(feed.run(shutdown.clone()));
+        let reached = timeout(Duration::from_secs(5), async {
+            while !condition(&snapshots.load(), &health) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        shutdown.cancel();
+        running.await.unwrap();
+        reached.map_err(|_| format!("{:?} {health:?}", names(&snapshots.load())))
+    }
+
+    #[tokio::test]
+    async fn what_vanished_while_a_watch_was_down_is_removed() {
+        let both = [set("mesh", &json!({})), set("other", &json!({}))];
+        let client = api_server(vec![
+            (StatusCode::OK, list(&both)),
+            events(&[("ERROR", failure(410))]),
+            (StatusCode::OK, list(&both[1..])),
+        ]);
+        let seen = |snapshot: &Snapshot, health: &Health| names(snapshot) == ["other"] && health.restarts()[0].1 == 1;
+        run_until(client, seen).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_version_that_the_api_server_refuses_is_given_up() {
+        let client = api_server(vec![
+            (StatusCode::OK, list(&[set("mesh", &json!({}))])),
+            (StatusCode::GATEWAY_TIMEOUT, failure(504).to_string()),
+            (StatusCode::OK, list(&[set("other", &json!({}))])),
+        ]);
+        run_until(client, |snapshot, _| names(snapshot) == ["other"]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_in_an_object_stops_a_watch() {
+        let garbage = [json!(null), json!(7), json!({"metadata": {"name": 7}}), set("bad", &json!({"containers": 1}))];
+        let mut later: Vec<(&str, Value)> = garbage.iter().map(|object| ("MODIFIED", object.clone())).collect();
+        later.extend([("DELETED", json!({})), ("ADDED", set("later", &json!({})))]);
+        let client = api_server(vec![(StatusCode::OK, list(&garbage)), events(&later)]);
+        run_until(client, |snapshot, health| names(snapshot) == ["later"] && health.broken() == 1).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_told_until_it_is_there() {
+        let answers = vec![
+            (StatusCode::NOT_FOUND, "404 page not found".to_owned()),
+            (StatusCode::FORBIDDEN, failure(403).to_string()),
+        ];
+        let told = Mutex::new(BTreeSet::new());
+        let seen = |_: &Snapshot, health: &Health| {
+            told.lock().unwrap().extend(health.missing());
+            health.is_synced() && health.missing().is_empty() && health.age().is_some()
+        };
+        let answers = answers.into_iter().chain([(StatusCode::OK, list(&[]))]).collect();
+        run_until(api_server(answers), seen).await.unwrap();
+        let told = told.into_inner().unwrap();
+        for line in [
+            "sidecarsets: the API server does not serve /apis/apps.kruise.io/v1beta1/sidecarsets; install the CRDs",
+            "sidecarsets: the API server answers: 403 no",
+        ] {
+            assert!(told.contains(line), "{told:?}");
         }
+    }
+
+    #[test]
+    fn an_outage_is_told_once_and_so_is_its_end() {
+        let health = Health::default();
+        let away = || Trouble::Unreachable("connection refused".to_owned());
+        assert!(health.note_trouble(Kind::Namespaces, &away()));
+        for kind in Kind::ALL {
+            assert!(!health.note_trouble(kind, &away()), "{kind:?}");
+        }
+        assert!(health.note_trouble(Kind::Revisions, &Trouble::Refused("403".to_owned())), "only this one says so");
+        assert!(!health.note_trouble(Kind::Revisions, &Trouble::Refused("403".to_owned())));
+        let over: Vec<bool> = Kind::ALL.map(|kind| health.note_sign_of_life(kind).is_some()).into();
+        assert_eq!(over, [false, false, false, true]);
+        assert!(health.note_trouble(Kind::Namespaces, &away()), "the next outage");
     }
 }
