@@ -8,12 +8,13 @@
 mod harness;
 
 mod facts;
+mod registration;
 
 use std::process::ExitCode;
 
 use harness::Parts;
 
 fn main() -> ExitCode {
-    let subjects = [facts::tests()];
+    let subjects = [facts::tests(), registration::tests()];
     harness::run::main(Parts::Controllers, subjects.into_iter().flatten())
 }
