@@ -1,5 +1,7 @@
 //! Certificates and registration: the operator's namespace is the test's own, and the API server calls this process.
 
+#![allow(clippy::print_stdout, reason = "a test says what it has measured")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -483,9 +485,9 @@ async fn only_selected_pods_are_sent_and_a_sidecarset_waits_for_its_pods_to_be(
         let text = text.trim_end_matches(" ||").to_owned();
         let live = serde_json::to_value(mutating(client.clone()).get(names::MUTATING_CONFIGURATION).await?)?;
         let hook = live["webhooks"].as_array().unwrap().iter().position(|it| it["name"] == POD_HOOK).unwrap();
-        let path = format!("/webhooks/{hook}/matchConditions/{place}/expression");
+        let at = format!("/webhooks/{hook}/matchConditions/{place}/expression");
         let patch: Patch<()> =
-            Patch::Json(serde_json::from_value(json!([{ "op": "replace", "path": path, "value": text }]))?);
+            Patch::Json(serde_json::from_value(json!([{ "op": "replace", "path": at, "value": text }]))?);
         mutating(client).patch(names::MUTATING_CONFIGURATION, &PatchParams::default(), &patch).await?;
         Ok(())
     };
