@@ -10,13 +10,24 @@ mod harness;
 mod crds;
 mod explain;
 mod facts;
+mod manager;
 mod missed;
+mod registration;
+mod store;
 
 use std::process::ExitCode;
 
 use harness::Parts;
 
 fn main() -> ExitCode {
-    let subjects = [crds::tests(), explain::tests(), facts::tests(), missed::tests()];
+    let subjects = [
+        crds::tests(),
+        explain::tests(),
+        facts::tests(),
+        manager::tests(),
+        missed::tests(),
+        registration::tests(),
+        store::tests(),
+    ];
     harness::run::main(Parts::Controllers, subjects.into_iter().flatten())
 }
