@@ -99,6 +99,12 @@ async fn are_in_order(cluster: &Cluster) -> Result<()> {
 }
 
 async fn is_explained(cluster: &Cluster) -> Result<()> {
+    // The API server publishes schemas a moment after it serves the kinds.
+    until("the schemas are published", PATIENCE, async || {
+        cluster.kubectl_says(&["explain", "nodeimage"]).await?;
+        Ok(cluster.kubectl_says(&["explain", "sidecarset"]).await?.contains("Sidecar containers"))
+    })
+    .await?;
     for (path, words) in [
         ("sidecarset.spec.containers", "Containers to inject."),
         ("sidecarset.spec.containers.upgradeStrategy.upgradeType", "`ColdUpgrade` (default)"),
