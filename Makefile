@@ -1,7 +1,7 @@
 # `make` lists the targets.
 CARGO_FLAGS ?= --locked
 
-.PHONY: help run build test lint bench crds cluster-tools
+.PHONY: help run build test lint bench crds image cluster-tools e2e cluster-up cluster-down
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,20 @@ cluster-tools: ## Build the Kubernetes that tests start (minutes, once), or find
 test: cluster-tools ## Run all tests but those on a node.
 	cargo test $(CARGO_FLAGS)
 
+e2e: ## Run the tests on a node: containers of real images. Root on Debian; installs what is missing.
+	tests/e2e/prepare
+	tests/cluster/tools/build node
+	cargo test $(CARGO_FLAGS) --test e2e
+
+cluster-up: ## Start that Kubernetes to play with, as root with a node; prints where its kubeconfig is.
+	@[ "$$(id -u)" != 0 ] || tests/e2e/prepare
+	tests/cluster/tools/build node
+	cargo build $(CARGO_FLAGS) --example cluster
+	@tests/cluster/tools/up target/debug/examples/cluster
+
+cluster-down: ## Stop it.
+	@tests/cluster/tools/down
+
 lint: ## Check format, lints, and that what decides stays free of I/O.
 	cargo fmt --check
 	cargo clippy --all-targets $(CARGO_FLAGS) -- -D warnings
@@ -27,6 +41,14 @@ lint: ## Check format, lints, and that what decides stays free of I/O.
 
 crds: ## Write manifests/crds from the Rust types.
 	cargo run --quiet $(CARGO_FLAGS) -- crds --operator-namespace kruise-system --dir manifests/crds
+
+# A static binary: an image that holds nothing else cannot miss a library.
+STATIC := $(shell rustc -vV | sed -n 's/^host: //p')
+IMAGE ?= outrigger:latest
+
+image: ## Pack a static binary into target/image/outrigger.tar, an OCI archive, without Docker.
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release $(CARGO_FLAGS) --target $(STATIC) --bin outrigger
+	packaging/image target/$(STATIC)/release/outrigger $(IMAGE) target/image/outrigger.tar
 
 bench: ## Measure ours against a no-op webhook on the same stack, and the pure core.
 	@for tool in wrk:wrk h2load:nghttp2-client curl:curl taskset:util-linux; do \

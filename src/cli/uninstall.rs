@@ -13,7 +13,7 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     /// Deployment of the manager: it is scaled to zero, or it would register again.
-    #[arg(long, value_name = "NAME", default_value = "kruise-controller-manager")]
+    #[arg(long, value_name = "NAME", default_value = "outrigger-manager")]
     deployment: String,
     #[command(flatten)]
     operator: Operator,
