@@ -17,11 +17,13 @@ use outrigger::admission::envelope::{Named, Outcome};
 use outrigger::admission::pod::Ambient;
 use outrigger::admission::server::Limits;
 use outrigger::admission::{
-    MUTATE_POD, MUTATE_SIDECARSET, Route, Sources, VALIDATE_SIDECARSET, Webhook, review, router, routes, sidecarset,
+    Kinds, MUTATE_POD, MUTATE_SIDECARSET, Route, Sources, VALIDATE_SIDECARSET, Webhook, review, router, routes,
+    sidecarset,
 };
 use outrigger::api::json::decode;
 use outrigger::api::names;
 use outrigger::api::sidecarset::{SidecarSet, v1alpha1};
+use outrigger::cluster::registration::Cover;
 use outrigger::sidecarset::admit::Stored;
 use outrigger::store::Objects;
 use outrigger::telemetry::Metrics;
@@ -61,8 +63,7 @@ fn serve(mut routes: Vec<Route>) -> Router {
 fn app() -> Router {
     let objects = objects();
     let snapshot = Arc::new(ArcSwap::from_pointee(objects.snapshot().unwrap()));
-    let objects = Some(Arc::new(ArcSwap::from_pointee(objects)));
-    serve(routes(Sources { snapshot, objects, ambient }))
+    serve(routes(Sources { snapshot, kinds: Some(Kinds { cover: Cover::of_all_pods() }), ambient }))
 }
 
 async fn send(app: &Router, request: Request<Body>) -> (StatusCode, Vec<u8>) {
@@ -561,7 +562,7 @@ async fn every_path_of_the_table_takes_post_with_json_only() {
 #[tokio::test]
 async fn without_a_cluster_nobody_asks_about_sidecarsets() {
     let snapshot = Arc::new(ArcSwap::from_pointee(objects().snapshot().unwrap()));
-    let app = serve(routes(Sources { snapshot, objects: None, ambient }));
+    let app = serve(routes(Sources { snapshot, kinds: None, ambient }));
     for path in OURS {
         let (status, _) = send(&app, Request::post(path).body(Body::empty()).unwrap()).await;
         assert_eq!(status, StatusCode::NOT_FOUND);

@@ -449,6 +449,11 @@ fn raw<K: serde::Serialize>(object: K) -> Value {
 // === impl Cover ===
 
 impl Cover {
+    /// For a webhook to which every pod is sent, whoever registered it.
+    pub fn of_all_pods() -> Self {
+        Self { scope: Scope::All, asked: watch::Sender::default(), terms: watch::Sender::default().subscribe() }
+    }
+
     /// Returns once every pod that `set` can select is sent to us. A webhook for SidecarSets awaits this before it
     /// admits one; when it fails, the SidecarSet must be refused.
     pub async fn cover(&self, set: &SidecarSet) -> Result<(), CoverError> {

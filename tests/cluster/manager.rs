@@ -103,10 +103,11 @@ impl Installed<'_> {
     async fn remove(&self) -> Result<()> {
         let args = ["delete", "--ignore-not-found", "--wait=false", "-k", &manifests()];
         self.cluster.kubectl_says(&args).await?;
-        let crds = crate::crds::names();
+        let crds: Vec<String> =
+            outrigger::crds::all(NAMESPACE).into_iter().map(|definition| definition.name.to_owned()).collect();
         until("the CRDs are gone", PATIENCE, async || {
             let left = self.cluster.kubectl_says(&["get", "crd", "-o", "name"]).await?;
-            Ok(!crds.iter().any(|crd| left.contains(crd)))
+            Ok(!crds.iter().any(|crd| left.contains(crd.as_str())))
         })
         .await
     }
@@ -212,7 +213,10 @@ async fn injected_and_judged(cluster: &Cluster, ns: &Namespace, manager: &Manage
     for (change, field) in [
         (json!({"containers": [{"name": "Bad_Name", "image": "x:1"}]}), "spec.containers[0].name"),
         (json!({"selector": null}), "spec.selector"),
-        (json!({"containers": [{"name": "proxy", "image": "x:1"}], "selector": {"matchLabels": {"app": "web"}}}), "spec.containers"),
+        (
+            json!({"containers": [{"name": "proxy", "image": "x:1"}], "selector": {"matchLabels": {"app": "web"}}}),
+            "spec.containers",
+        ),
     ] {
         let refused = create_set(cluster, ns, "bad", &change).await;
         let message = refused.err().map(|error| format!("{error:#}")).unwrap_or_default();
@@ -289,7 +293,8 @@ async fn used_rights(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
     // A first start, with neither a Secret nor a Lease; then the end of the installation.
     cluster.kubectl_says(&["-n", NAMESPACE, "delete", "secret/kruise-webhook-certs", "lease/kruise-manager"]).await?;
     let manager = installed.ready("rights-again").await?;
-    until("it leads", PATIENCE, async || Ok(get(manager.metrics, "/metrics").await?.1.contains("outrigger_leader 1"))).await?;
+    until("it leads", PATIENCE, async || Ok(get(manager.metrics, "/metrics").await?.1.contains("outrigger_leader 1")))
+        .await?;
     namespaces.delete(NAMESPACE, &DeleteParams::default()).await?;
     until("the hooks are gone", PATIENCE, async || Ok(hooks.get_opt(pod_hook).await?.is_none())).await?;
 
@@ -369,7 +374,8 @@ async fn pods_are_created_again_after_uninstall_with_the_manager_gone(cluster: &
         uninstall.env("KUBECONFIG", cluster.kubeconfig()).arg("uninstall");
         let output = tokio::task::spawn_blocking(move || uninstall.output()).await??;
         ensure!(output.status.success(), "outrigger uninstall: {output:?}");
-        until("pods are created again", PATIENCE, async || Ok(create_pod(ns, "again", &json!({})).await.is_ok())).await?;
+        until("pods are created again", PATIENCE, async || Ok(create_pod(ns, "again", &json!({})).await.is_ok()))
+            .await?;
         let sets = sidecarsets(cluster).list(&ListParams::default()).await?.items;
         ensure!(!sets.is_empty(), "SidecarSets stay and can be read");
         Ok(())
@@ -441,7 +447,8 @@ impl Service {
                     // A replica that is gone is not there; the next one is.
                     let first = fastrand::usize(..targets.len().max(1));
                     for offset in 0..targets.len() {
-                        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, targets[(first + offset) % targets.len()]));
+                        let address =
+                            SocketAddr::from((Ipv4Addr::LOCALHOST, targets[(first + offset) % targets.len()]));
                         if let Ok(mut server) = TcpStream::connect(address).await {
                             let _ = (client.set_nodelay(true), server.set_nodelay(true));
                             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
@@ -501,7 +508,8 @@ async fn disturbed(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
     create_set(cluster, ns, "mesh", &json!({})).await?;
 
     let seen = Arc::new(Seen::default());
-    let creators: Vec<JoinHandle<()>> = (0..CREATORS).map(|n| tokio::spawn(create(ns.api(), ns.name().to_owned(), n, Arc::clone(&seen)))).collect();
+    let creators: Vec<JoinHandle<()>> =
+        (0..CREATORS).map(|n| tokio::spawn(create(ns.api(), ns.name().to_owned(), n, Arc::clone(&seen)))).collect();
     let disturbances = async {
         // The replica that leads is killed and started again, then the other.
         let leads = leader(cluster).await?;
@@ -579,7 +587,8 @@ async fn create(pods: Api<Pod>, test: String, creator: usize, seen: Arc<Seen>) {
 /// Waits for so many more pods.
 async fn reached(seen: &Seen, more: usize) -> Result<()> {
     let goal = seen.created.load(Relaxed) + more;
-    until("more pods are created", Duration::from_mins(2), async || Ok(seen.created.load(Relaxed) >= goal.min(PODS))).await
+    until("more pods are created", Duration::from_mins(2), async || Ok(seen.created.load(Relaxed) >= goal.min(PODS)))
+        .await
 }
 
 async fn leader(cluster: &Cluster) -> Result<String> {
