@@ -8,12 +8,13 @@
 mod harness;
 
 mod facts;
+mod store;
 
 use std::process::ExitCode;
 
 use harness::Parts;
 
 fn main() -> ExitCode {
-    let subjects = [facts::tests()];
+    let subjects = [facts::tests(), store::tests()];
     harness::run::main(Parts::Controllers, subjects.into_iter().flatten())
 }
