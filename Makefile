@@ -1,7 +1,7 @@
 # `make` lists the targets.
 CARGO_FLAGS ?= --locked
 
-.PHONY: help run build test lint bench cluster-tools
+.PHONY: help run build test lint bench cluster-tools e2e cluster-up cluster-down
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,20 @@ cluster-tools: ## Build the Kubernetes that tests start (minutes, once), or find
 
 test: cluster-tools ## Run all tests but those on a node.
 	cargo test $(CARGO_FLAGS)
+
+e2e: ## Run the tests on a node: containers of real images. Root on Debian; installs what is missing.
+	tests/e2e/prepare
+	tests/cluster/tools/build node
+	cargo test $(CARGO_FLAGS) --test e2e
+
+cluster-up: ## Start that Kubernetes to play with, as root with a node; prints where its kubeconfig is.
+	@[ "$$(id -u)" != 0 ] || tests/e2e/prepare
+	tests/cluster/tools/build node
+	cargo build $(CARGO_FLAGS) --example cluster
+	@tests/cluster/tools/up target/debug/examples/cluster
+
+cluster-down: ## Stop it.
+	@tests/cluster/tools/down
 
 lint: ## Check format, lints, and that what decides stays free of I/O.
 	cargo fmt --check

@@ -15,6 +15,9 @@
 //!                                                                      └─ admission::patch     edits ─▶ RFC 6902
 //! ```
 //!
+//! Every path that takes reviews is a line of the table `admission::routes`; those of SidecarSets lead to
+//! `admission::sidecarset`.
+//!
 //! The way of a SidecarSet: `manifest` (documents) → `sidecarset::admit` (types, defaults, hashes, validation) →
 //! `sidecarset::compiled` (everything that does not depend on a pod). Rules return [`edits`], and record [`facts`] where
 //! they decide; warnings and `explain` are made of these. Arrows point one way: `admission`, `cli`, `app` → `store` →

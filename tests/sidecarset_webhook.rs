@@ -28,6 +28,7 @@ use outrigger::telemetry::Metrics;
 use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 const UID: &str = "6a2f1c0e-3f55-4c6e-9a53-0d7a5a6f3c11";
@@ -54,7 +55,7 @@ fn ambient() -> Ambient {
 fn serve(mut routes: Vec<Route>) -> Router {
     routes.push(Route::of_reviews("/crash", |_| panic!("as asked")));
     let metrics = Arc::new(Metrics::new(Arc::default(), || None));
-    router(Webhook { routes, limits: Limits::default(), metrics, shutdown: Default::default() })
+    router(Webhook { routes, limits: Limits::default(), metrics, shutdown: CancellationToken::default() })
 }
 
 fn app() -> Router {
@@ -774,7 +775,7 @@ proptest! {
         review in any::<proptest::sample::Index>(),
         breaks in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>(), 0..4_u8), 1..6),
     ) {
-        let mut body = review.get(&*REVIEWS).to_string().into_bytes();
+        let mut body = review.get(&REVIEWS).to_string().into_bytes();
         for (place, byte, how) in breaks {
             let at = place.index(body.len());
             match how {
@@ -797,7 +798,7 @@ proptest! {
         review in any::<proptest::sample::Index>(),
         changes in proptest::collection::vec((any::<proptest::sample::Index>(), odd_value()), 1..4),
     ) {
-        let mut review = review.get(&*REVIEWS).clone();
+        let mut review = review.get(&REVIEWS).clone();
         for (place, value) in changes {
             let mut target = place.index(count(&review));
             put(&mut review, &mut target, &value);

@@ -123,7 +123,7 @@ pub struct Named {
     pub operation: String,
     /// Namespace of the object.
     pub namespace: String,
-    /// Name of the object; that it will be given begins with its `generateName`, which stands here with a `*` behind it.
+    /// Name of the object; while it has none, its `generateName` and a `*`.
     pub name: String,
 }
 

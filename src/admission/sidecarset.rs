@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::diff;
-use super::envelope::{self, Answer, Outcome, Refused, Request, Review, ReviewError, Subject};
+use super::envelope::{self, Answer, Outcome, Refused, Request, Review, Subject};
 use crate::api::names;
 use crate::scan::{ScanError, Scanner};
 use crate::sidecarset::admit::{Defaulted, Stored};
@@ -91,7 +91,7 @@ fn answer<'a>(
     };
     let (version, uid) = review.address();
     let decided = match review.subject() {
-        Err(error) => return malformed_review(version, uid, &error),
+        Err(error) => return envelope::malformed(version, uid, &error),
         Ok(None) => Ok(Verdict::Allowed { patch: None, warnings: Vec::new() }),
         Ok(Some((request, object))) => decide(request, object),
     };
@@ -100,10 +100,6 @@ fn answer<'a>(
         Ok(Verdict::Allowed { patch, warnings }) => envelope::allowed(version, uid, patch.as_deref(), &warnings),
         Ok(Verdict::Invalid { name, findings }) => invalid(version, uid, &name, &findings.errors),
     }
-}
-
-fn malformed_review(version: &str, uid: &str, error: &ReviewError) -> Answer {
-    envelope::malformed(version, uid, error)
 }
 
 /// The object in the version of the request's resource (WH-7), which the API server has converted it to.

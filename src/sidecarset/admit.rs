@@ -88,8 +88,10 @@ impl Defaulted {
         let mut document = document.clone();
         match version {
             names::V1BETA1 => {}
-            // What is only in v1beta1 means nothing here, so it may be anything.
             names::V1ALPHA1 => {
+                // It must be readable in its own version. What is only in v1beta1 means nothing here, so it may be
+                // anything.
+                decode::<v1alpha1::SidecarSet>(&document).map_err(Problem::from)?;
                 document.get_mut("spec").and_then(Value::as_object_mut).map(|spec| spec.remove("customVersion"));
             }
             other => return Err(not_served(other)),

@@ -4,6 +4,8 @@
 //! without images: no update reaches the older pods any more, not even that of an image. What no hash covers, such as a
 //! volume, leaves running pods as they are and counted as updated (HASH-5). Both are legal, and easily overlooked.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -27,10 +29,11 @@ pub(super) fn check(report: &mut Report<'_>, new: &SidecarSet, old: &SidecarSet)
 
 /// SSU-1 and SSU-2; everything else may change.
 fn check_allowed(report: &mut Report<'_>, new: &SidecarSet, old: &SidecarSet) {
+    let olds = by_name(old);
     let list = Place::spec().member("containers");
     for (index, container) in new.containers().iter().enumerate() {
         let at = list.item(index);
-        let Some(before) = of_name(old.containers(), &container.name) else {
+        let Some(before) = olds.get(&*container.name) else {
             let name = quote(&container.name);
             report.error(
                 &at.member("name"),
@@ -51,19 +54,20 @@ fn check_allowed(report: &mut Report<'_>, new: &SidecarSet, old: &SidecarSet) {
 
 /// Members that the hash without images covers.
 fn check_in_place(report: &mut Report<'_>, new: &SidecarSet, old: &SidecarSet) {
+    let (olds, news) = (by_name(old), by_name(new));
     let list = Place::spec().member("containers");
     for (index, container) in new.containers().iter().enumerate() {
-        if let Some(before) = of_name(old.containers(), &container.name) {
+        if let Some(before) = olds.get(&*container.name) {
             differences(&list.item(index), &without_image(before), &without_image(container), &mut |at| {
                 report.warn(at, NOT_IN_PLACE);
             });
         }
     }
-    for gone in old.containers().iter().filter(|before| of_name(new.containers(), &before.name).is_none()) {
+    let (kept, gone): (Vec<_>, Vec<_>) = old.containers().iter().partition(|before| news.contains_key(&*before.name));
+    for gone in gone {
         report.warn(&list, format!("{} {GONE}", quote(&gone.name)));
     }
-    let kept = old.containers().iter().filter(|before| of_name(new.containers(), &before.name).is_some());
-    if !kept.map(|container| &container.name).eq(new.containers().iter().map(|container| &container.name)) {
+    if !kept.into_iter().map(|container| &container.name).eq(new.containers().iter().map(|container| &container.name)) {
         report.warn(&list, REORDERED);
     }
 }
@@ -88,8 +92,9 @@ fn check_new_pods(report: &mut Report<'_>, new: &SidecarSet, old: &SidecarSet) {
     }
 }
 
-fn of_name<'a>(containers: &'a [SidecarContainer], name: &str) -> Option<&'a SidecarContainer> {
-    containers.iter().find(|container| container.name == name)
+fn by_name(set: &SidecarSet) -> HashMap<&str, &SidecarContainer> {
+    // The first of a name counts.
+    set.containers().iter().rev().map(|container| (container.name.as_str(), container)).collect()
 }
 
 fn without_image(container: &SidecarContainer) -> Value {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::containers::{Made, entries, fate, made, made_init, source};
+use super::containers::{Made, entries, fate, made, made_init, names_source, sources};
 use super::overlap::{can_meet, overlap};
 use super::report::{Gravity, Place, Report, quote};
 use crate::api::container::SidecarContainer;
@@ -56,8 +56,7 @@ fn meeting(new: &SidecarSet, other: &SidecarSet) -> Option<Gravity> {
 ///
 /// Differs: SSC-6. The reference compares each list with its like and does not know the names of hot upgrades.
 fn check_names(report: &mut Report<'_>, gravity: Gravity, new: &SidecarSet, other: &SidecarSet) {
-    let theirs_made: BTreeSet<String> =
-        other.init_containers().iter().flat_map(made_init).chain(other.containers().iter().flat_map(made)).collect();
+    let theirs_made = all_made(other);
     let mut check = |list: &str, entries: &[SidecarContainer], theirs: &[SidecarContainer], made_by: Made| {
         for (index, entry) in entries.iter().enumerate() {
             let is_listed = theirs.iter().any(|their| their.name == entry.name);
@@ -83,33 +82,38 @@ fn check_names(report: &mut Report<'_>, gravity: Gravity, new: &SidecarSet, othe
 /// A container that one of the two takes envs from is a pod's own (TE-4), and the other makes one of that name.
 fn check_sources(report: &mut Report<'_>, new: &SidecarSet, other: &SidecarSet) {
     let shown = quote(&other.metadata.name);
-    let others = entries(other);
+    let theirs = sources(other);
+    let theirs_made = all_made(other);
     for (list, entries, made_by) in entries(new) {
         for (index, entry) in entries.iter().enumerate() {
-            let clash = made_by(entry).into_iter().find_map(|name| Some((source(other, &name)?, name)));
+            let at = Place::spec().member(list).item(index);
+            let clash = made_by(entry).into_iter().find_map(|name| Some((theirs.get(&*name)?, name)));
             if let Some((source, name)) = clash {
                 let (name, fate) = (quote(&name), fate(list));
                 let message = format!(
                     "makes a container called {name}, but SidecarSet {shown} takes envs from a container of the pod of that name ({source}), which {fate}; rename this one"
                 );
-                report.warn(&Place::spec().member(list).item(index).member("name"), message);
+                report.warn(&at.member("name"), message);
             }
-            for (place, transfer) in entry.transfer_env.iter().enumerate() {
+            for (place, transfer) in
+                entry.transfer_env.iter().enumerate().filter(|(_, transfer)| names_source(transfer))
+            {
                 let name = &transfer.source_container_name;
-                let makes = |(_, entries, made_by): &(&str, &[SidecarContainer], Made)| {
-                    entries.iter().any(|entry| made_by(entry).contains(name))
-                };
-                if transfer.source_container_name_from.is_none() && others.iter().any(makes) {
-                    let at = Place::spec().member(list).item(index).member("transferEnv").item(place);
+                if theirs_made.contains(name) {
                     let message = format!(
                         "{} is a container that SidecarSet {shown} makes, in place of the pod's own of that name; name another one",
                         quote(name),
                     );
-                    report.warn(&at.member("sourceContainerName"), message);
+                    report.warn(&at.member("transferEnv").item(place).member("sourceContainerName"), message);
                 }
             }
         }
     }
+}
+
+/// The names of all containers that a set makes in a pod.
+fn all_made(set: &SidecarSet) -> BTreeSet<String> {
+    entries(set).into_iter().flat_map(|(_, entries, made_by)| entries.iter().flat_map(made_by)).collect()
 }
 
 /// SSC-3.

@@ -185,9 +185,10 @@ fn check_names(report: &mut Report<'_>, set: &SidecarSet) {
 /// A container that the set takes envs from is one of the pod's own (TE-4). One that the set makes under that name takes
 /// its place (ORD-6), or clashes with it when it is an init container.
 fn check_sources(report: &mut Report<'_>, set: &SidecarSet) {
+    let sources = sources(set);
     for (list, entries, made_by) in entries(set) {
         for (index, entry) in entries.iter().enumerate() {
-            let clash = made_by(entry).into_iter().find_map(|name| Some((source(set, &name)?, name)));
+            let clash = made_by(entry).into_iter().find_map(|name| Some((sources.get(&*name)?, name)));
             if let Some((source, name)) = clash {
                 let message = format!(
                     "makes a container called {}, but {source} takes envs from a container of the pod of that name, which {}; rename this one",
@@ -205,17 +206,25 @@ pub(super) fn fate(list: &str) -> &'static str {
     if list == "containers" { "this one replaces" } else { "keeps the API server from creating the pod" }
 }
 
-/// Where `set` names a container of the pod to take envs from.
-pub(super) fn source(set: &SidecarSet, name: &str) -> Option<String> {
-    entries(set).into_iter().find_map(|(list, entries, _)| {
-        entries.iter().enumerate().find_map(|(index, entry)| {
-            let named = |transfer: &TransferEnvVar| {
-                transfer.source_container_name_from.is_none() && transfer.source_container_name == name
-            };
-            let transfer = entry.transfer_env.iter().position(named)?;
-            Some(format!("spec.{list}[{index}].transferEnv[{transfer}]"))
-        })
-    })
+/// The containers of a pod that `set` takes envs from, each with the first place that says so.
+pub(super) fn sources(set: &SidecarSet) -> BTreeMap<&str, String> {
+    let mut sources = BTreeMap::new();
+    for (list, entries, _) in entries(set) {
+        for (index, entry) in entries.iter().enumerate() {
+            for (place, transfer) in
+                entry.transfer_env.iter().enumerate().filter(|(_, transfer)| names_source(transfer))
+            {
+                let place = || format!("spec.{list}[{index}].transferEnv[{place}]");
+                sources.entry(transfer.source_container_name.as_str()).or_insert_with(place);
+            }
+        }
+    }
+    sources
+}
+
+/// Whether the container to take envs from is named, and not looked up in each pod.
+pub(super) fn names_source(transfer: &TransferEnvVar) -> bool {
+    transfer.source_container_name_from.is_none() && !transfer.source_container_name.is_empty()
 }
 
 /// Both lists of a set, with what their entries become.

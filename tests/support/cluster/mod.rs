@@ -15,6 +15,7 @@
 
 mod kubeconfig;
 mod namespace;
+mod node;
 mod pki;
 mod process;
 pub mod run;
@@ -40,10 +41,12 @@ use tokio::time::timeout;
 
 pub use kubeconfig::Credentials;
 pub use namespace::Namespace;
+pub use node::NODE;
 pub use process::{Process, Stop};
 pub use run::Test;
 pub(crate) use run::{alone, tests};
 
+use node::Node;
 use pki::Pki;
 use process::free_ports;
 
@@ -65,6 +68,8 @@ pub enum Parts {
     Controllers,
     /// kube-scheduler too.
     ControlPlane,
+    /// A node too, on which pods run. Needs root.
+    Node,
 }
 
 /// A process of the control plane, in the order of their start.
@@ -83,6 +88,7 @@ pub struct Cluster {
     pki: Pki,
     client: Client,
     running: Mutex<BTreeMap<Component, Process>>,
+    node: Mutex<Option<Node>>,
     /// Logs, keys, the data of etcd; gone with the cluster unless [`Cluster::keep`] was called.
     dir: TempDir,
 }
@@ -188,7 +194,7 @@ impl Cluster {
         let at: BTreeMap<_, _> = Component::of(Parts::ControlPlane).zip(free).collect();
         let kubeconfig = kubeconfig::of(&server(&at), &pki.ca_pem, &pki.admin()?);
         let client = Client::try_from(config(&kubeconfig).await?)?;
-        let cluster = Self { parts, ports: at, pki, client, running: Mutex::default(), dir };
+        let cluster = Self { parts, ports: at, pki, client, running: Mutex::default(), node: Mutex::default(), dir };
         kubeconfig::write(&cluster.kubeconfig(), &kubeconfig)?;
         cluster.write_settings(peer)?;
         match cluster.start_all().await {
@@ -246,7 +252,7 @@ impl Cluster {
     /// Runs `kubectl` as cluster-admin; what it printed, or an error that holds what it complained of.
     pub async fn kubectl_says(&self, args: &[&str]) -> Result<String> {
         let mut command = self.kubectl()?;
-        command.args(args).arg("--request-timeout=60s");
+        command.arg("--request-timeout=60s").args(args);
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
         let complaint = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "kubectl {} failed: {}", args.join(" "), complaint.trim());
@@ -344,8 +350,12 @@ impl Cluster {
         self.start_api_server().await
     }
 
-    /// Ends everything, the last started first; [`Cluster::start_all`] goes on with the same data.
+    /// Ends everything, the last started first; [`Cluster::start_all`] goes on with the same data. A node goes as if its
+    /// power had failed.
     pub async fn stop_all(&self, how: Stop) -> Result<()> {
+        if let Some(node) = self.node.lock().await.as_mut() {
+            node.cut().await?;
+        }
         let components: Vec<_> = Component::of(self.parts).collect();
         for component in components.into_iter().rev() {
             self.stop(component, how).await?;
@@ -358,12 +368,47 @@ impl Cluster {
         for component in Component::of(self.parts) {
             self.resume(component).await?;
         }
+        if self.parts == Parts::Node {
+            let mut node = self.node.lock().await;
+            if node.is_none() {
+                *node = Some(Node::prepare(self).await?);
+            }
+            if let Some(node) = node.as_mut() {
+                node.start(self).await?;
+            }
+        }
         Ok(())
     }
 
-    /// The processes of the control plane that were started: name and id.
+    /// The processes that were started: name and id.
     pub async fn processes(&self) -> Vec<(String, u32)> {
-        self.running.lock().await.values().map(|process| (process.name().to_owned(), process.id())).collect()
+        let running = self.running.lock().await;
+        let mut all: Vec<_> = running.values().map(|process| (process.name().to_owned(), process.id())).collect();
+        all.extend(self.node.lock().await.iter().flat_map(Node::processes));
+        all
+    }
+
+    /// The registry that stands in for all registries on the node, `127.0.0.1:PORT`.
+    pub async fn registry(&self) -> Result<String> {
+        Ok(self.node.lock().await.as_ref().context("this cluster has no node")?.registry())
+    }
+
+    /// The Unix socket of the node's containerd.
+    pub async fn containerd(&self) -> Result<PathBuf> {
+        Ok(self.node.lock().await.as_ref().context("this cluster has no node")?.socket())
+    }
+
+    /// Pushes an image so that pods find it as `NAME:TAG`; `source` as skopeo writes it, such as `oci-archive:FILE`.
+    pub async fn push(&self, source: &str, name: &str) -> Result<()> {
+        let target = format!("docker://{}/library/{name}", self.registry().await?);
+        let mut command = Command::new("skopeo");
+        command.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", source, &target]);
+        node::sh(&command).await
+    }
+
+    /// The port of the API server.
+    fn port(&self) -> u16 {
+        self.ports[&Component::ApiServer]
     }
 
     fn url(&self, component: Component) -> String {
@@ -505,6 +550,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        drop(self.node.get_mut().take());
         // The last started goes first, so that nobody logs that the API server is gone.
         while let Some((_, process)) = self.running.get_mut().pop_last() {
             drop(process);

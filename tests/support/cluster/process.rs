@@ -144,7 +144,7 @@ pub fn tail(log: &Path) -> String {
 }
 
 /// The same command, killed by the kernel when we end, even if nobody can tell it to.
-fn bound_to_us(command: &Command) -> Command {
+pub fn bound_to_us(command: &Command) -> Command {
     static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
         let asked = Command::new("setpriv").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         asked.is_ok_and(|status| status.success())

@@ -93,7 +93,7 @@ pub fn main(parts: Parts, tests: impl IntoIterator<Item = Test>) -> ExitCode {
     let trial = |test: Test| {
         let shared = Arc::clone(&shared);
         let name = test.name.split_once("::").map_or(test.name, |(_, name)| name);
-        Trial::test(name, move || shared.run(&test).map_err(|error| Failed::from(format!("{error:?}"))))
+        Trial::test(name, move || shared.run(&test).map_err(|error| Failed::from(chain(&error))))
     };
     let conclusion = libtest_mimic::run(&args, tests.into_iter().map(trial).collect());
     if let Some(Shared { runtime, cluster, .. }) = Arc::into_inner(shared) {
@@ -136,7 +136,7 @@ impl Shared {
                 Company::Others => _beside = self.company.read().await,
                 Company::Nobody => _alone = self.company.write().await,
             }
-            let start = async || Cluster::start(self.parts).await.map_err(|error| format!("{error:?}"));
+            let start = async || Cluster::start(self.parts).await.map_err(|error| chain(&error));
             let cluster = self.cluster.get_or_init(start).await.as_ref().map_err(|error| anyhow!(error.clone()))?;
             let outcome = in_namespace(cluster, test).await;
             if test.company == Company::Nobody {
@@ -163,7 +163,12 @@ async fn in_namespace(cluster: &Cluster, test: &Test) -> Result<()> {
         Ok(dir) => format!("what it has left is in {}", dir.display()),
         Err(why) => format!("what it has left could not be written down: {why:#}"),
     };
-    Err(error.context(format!("{left}; logs of the cluster: {}", cluster.logs().display())))
+    Err(anyhow!("{}\n{left}\nlogs of the cluster: {}", chain(&error), cluster.logs().display()))
+}
+
+/// The error and its causes; no backtrace, which would bury them.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\n  because: ")
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
