@@ -7,7 +7,7 @@
 //!                                                                      │
 //!                                                              admission::pod        the steps, in order:
 //!                                                                      ├─ readiness            gate
-//!   files ─▶ store (Objects ─▶ Snapshot of compiled sets) ───▶         ├─ sidecarset::select   which sets, which revision
+//!   files, watches ─▶ store (Objects ─▶ Snapshot of compiled sets) ─▶    ├─ sidecarset::select   which sets, which revision
 //!                                                                      ├─ sidecarset::metadata annotations
 //!                                                                      ├─ sidecarset::inject   containers, volumes, env
 //!                                                                      ├─ launch               barriers by priority

@@ -224,3 +224,20 @@ impl Collector for Feeding {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_feed_of_a_cluster_is_among_the_metrics() {
+        let metrics = || Metrics::new(Arc::default(), || None);
+        assert!(!metrics().encode().contains("outrigger_watch_restarts"), "there is none in standalone mode");
+        let text = metrics().with_feed(Arc::default()).encode();
+        for watch in ["sidecarsets", "namespaces", "configuration", "revisions"] {
+            assert!(text.contains(&format!("outrigger_watch_restarts_total{{watch=\"{watch}\"}} 0")), "{text}");
+        }
+        assert!(text.contains("outrigger_sidecarsets_broken 0"), "{text}");
+        assert!(!text.contains("outrigger_snapshot_age_seconds"), "nothing is known yet: {text}");
+    }
+}

@@ -14,7 +14,7 @@
 //! The watches are our own and not those of kube-runtime, which does not tell that a broken watch is up again before
 //! the next object changes, keeps a version that the API server refuses, and loses a list to one item.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -48,7 +48,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(30);
 /// The first and the longest wait between two attempts; jitter is added.
-const DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// A watch that lasted so long was in order, and the next attempt is the first again.
 const STEADY: Duration = Duration::from_secs(5);
 /// Changes that wait to be taken.
@@ -235,21 +235,22 @@ impl Owner {
         if !is_first && self.objects.is_same(previous.objects()) {
             return;
         }
-        let snapshot = self.objects.snapshot_after(&previous);
+        let snapshot = Arc::new(self.objects.snapshot_after(&previous));
         report(&previous, &snapshot);
+        self.snapshots.store(Arc::clone(&snapshot));
+        // Only now: whoever hears that it is there takes it.
         self.health.published(&snapshot);
+        self.published.send_modify(|count| *count += 1);
         if is_first {
             let (sets, broken) = (snapshot.sidecarsets().len(), snapshot.broken().len());
             tracing::info!(sets, broken, "the state of the cluster is known");
         }
-        self.snapshots.store(Arc::new(snapshot));
-        self.published.send_modify(|count| *count += 1);
     }
 }
 
 /// Tells which SidecarSets broke, and which were mended.
 fn report(previous: &Snapshot, snapshot: &Snapshot) {
-    let before: std::collections::BTreeMap<&str, &Broken> = previous.broken().collect();
+    let before: BTreeMap<&str, &Broken> = previous.broken().collect();
     for (sidecarset, broken) in snapshot.broken() {
         if before.get(sidecarset) == Some(&broken) {
             continue;
