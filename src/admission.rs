@@ -15,7 +15,7 @@ pub mod sidecarset;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -25,6 +25,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::registration::Cover;
@@ -57,7 +59,18 @@ pub struct Route {
     pub fail: fn(&[u8], Failure) -> Answer,
     /// Awaited between the decision to admit and the answer.
     pub settle: Option<Settle>,
+    /// What must be known before anybody is answered.
+    pub gate: Option<Gate>,
 }
+
+/// Shut until the number is not 0: how many snapshots were published.
+pub type Gate = watch::Receiver<u64>;
+
+/// Said to who waited at a gate in vain.
+const SHUT: &str = "outrigger has only just started and does not know every SidecarSet yet: try again in a moment; /readyz says what is missing";
+
+/// How long a request waits at a gate, within the time that its body has.
+const GATE: Duration = Duration::from_secs(2);
 
 /// What the functions of the table read. Each request takes what is newest.
 pub struct Sources {
@@ -73,22 +86,24 @@ pub struct Sources {
 pub struct Kinds {
     /// Sees to it that the pods of a SidecarSet are sent before it is stored.
     pub cover: Cover,
+    /// Shut until the first snapshot: before, a pod would pass without its sidecars.
+    pub gate: Gate,
 }
 
 /// Path → function (WH-2).
 pub fn routes(sources: Sources) -> Vec<Route> {
     let Sources { snapshot, kinds, ambient } = sources;
     let pods = Arc::clone(&snapshot);
-    let mut routes = vec![Route::of_reviews(MUTATE_POD, move |body| review::answer(body, &pods.load(), &ambient()))];
-    if let Some(Kinds { cover }) = kinds {
-        let validate = move |body: &[u8]| sidecarset::validate(body, snapshot.load().objects());
-        routes.extend([
-            Route::of_reviews(MUTATE_SIDECARSET, sidecarset::mutate),
-            Route { settle: Some(cover_pods(cover)), ..Route::of_reviews(VALIDATE_SIDECARSET, validate) },
-            convert::route(),
-        ]);
-    }
-    routes
+    let pods = Route::of_reviews(MUTATE_POD, move |body| review::answer(body, &pods.load(), &ambient()));
+    let Some(Kinds { cover, gate }) = kinds else { return vec![pods] };
+    let validate = move |body: &[u8]| sidecarset::validate(body, snapshot.load().objects());
+    let validate = Route::of_reviews(VALIDATE_SIDECARSET, validate);
+    vec![
+        Route { gate: Some(gate.clone()), ..pods },
+        Route::of_reviews(MUTATE_SIDECARSET, sidecarset::mutate),
+        Route { settle: Some(cover_pods(cover)), gate: Some(gate), ..validate },
+        convert::route(),
+    ]
 }
 
 fn cover_pods(cover: Cover) -> Settle {
@@ -149,7 +164,7 @@ struct Posted {
 impl Route {
     /// A path that takes AdmissionReviews.
     pub fn of_reviews(path: &'static str, admit: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
-        Self { path, admit: Box::new(admit), fail: envelope::failed, settle: None }
+        Self { path, admit: Box::new(admit), fail: envelope::failed, settle: None, gate: None }
     }
 }
 
@@ -168,7 +183,11 @@ impl Posted {
             }
         };
         let is_json = is_json(&head.headers);
-        let mut answer = if is_json { self.admit(&body) } else { (self.route.fail)(&body, Failure::MediaType) };
+        let mut answer = match (is_json, self.is_open().await) {
+            (false, _) => (self.route.fail)(&body, Failure::MediaType),
+            (true, false) => (self.route.fail)(&body, Failure::Unsettled(SHUT.to_owned())),
+            (true, true) => self.admit(&body),
+        };
         if let Some(settle) = &self.route.settle
             && matches!(answer.outcome, Outcome::Unchanged | Outcome::Patched)
             && let Err(reason) = settle(&body).await
@@ -183,6 +202,15 @@ impl Posted {
             _ => StatusCode::OK,
         };
         (status, [(header::CONTENT_TYPE, "application/json")], Body::from(answer.body)).into_response()
+    }
+
+    /// Whether enough is known to answer; waits for it a little.
+    async fn is_open(&self) -> bool {
+        let Some(gate) = &self.route.gate else { return true };
+        if *gate.borrow() > 0 {
+            return true;
+        }
+        matches!(timeout(GATE, gate.clone().wait_for(|published| *published > 0)).await, Ok(Ok(_)))
     }
 
     /// WH-10: a crash costs this one request. Nothing is shared that it could leave half-done: a snapshot is immutable.

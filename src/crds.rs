@@ -153,7 +153,7 @@ impl Kind {
         if !self.is_converted {
             return json!({"strategy": "None"});
         }
-        let service = json!({"name": names::SERVICE, "namespace": namespace, "port": 443, "path": CONVERT});
+        let service = json!({"name": names::CONVERSION_SERVICE, "namespace": namespace, "port": 443, "path": CONVERT});
         json!({
             "strategy": "Webhook",
             "webhook": {"clientConfig": {"service": service}, "conversionReviewVersions": ["v1", "v1beta1"]},

@@ -102,7 +102,8 @@ fn names_scope_and_versions_are_those_of_the_reference_api_1(
 #[test]
 fn conversion_goes_through_our_service_without_a_certificate() {
     let conversion = &crds::all("elsewhere")[0].object["spec"]["conversion"];
-    let service = json!({"name": "kruise-webhook-service", "namespace": "elsewhere", "port": 443, "path": "/convert"});
+    let service =
+        json!({"name": "outrigger-conversion-service", "namespace": "elsewhere", "port": 443, "path": "/convert"});
     assert_eq!(conversion["webhook"]["clientConfig"], json!({"service": service}));
     assert_eq!(conversion["webhook"]["conversionReviewVersions"], json!(["v1", "v1beta1"]));
 }

@@ -63,7 +63,11 @@ fn serve(mut routes: Vec<Route>) -> Router {
 fn app() -> Router {
     let objects = objects();
     let snapshot = Arc::new(ArcSwap::from_pointee(objects.snapshot().unwrap()));
-    serve(routes(Sources { snapshot, kinds: Some(Kinds { cover: Cover::of_all_pods() }), ambient }))
+    serve(routes(Sources {
+        snapshot,
+        kinds: Some(Kinds { cover: Cover::of_all_pods(), gate: tokio::sync::watch::channel(1).1 }),
+        ambient,
+    }))
 }
 
 async fn send(app: &Router, request: Request<Body>) -> (StatusCode, Vec<u8>) {

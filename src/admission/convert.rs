@@ -59,7 +59,7 @@ enum ReviewError {
 
 /// The route of the conversion webhook. It reads nothing but the request.
 pub fn route() -> Route {
-    Route { path: CONVERT, admit: Box::new(answer), fail: failed, settle: None }
+    Route { path: CONVERT, admit: Box::new(answer), fail: failed, settle: None, gate: None }
 }
 
 /// Answers a review: [`Outcome::Patched`] when all objects are converted, [`Outcome::Refused`] when one is not.

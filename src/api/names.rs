@@ -63,6 +63,8 @@ pub const PATCH_WHITE_LIST: &str = "SidecarSet_PatchPodMetadata_WhiteList";
 pub const CERTS_SECRET: &str = "kruise-webhook-certs";
 /// The Service that the API server calls.
 pub const SERVICE: &str = "kruise-webhook-service";
+/// The Service that the API server calls for conversion; ours alone.
+pub const CONVERSION_SERVICE: &str = "outrigger-conversion-service";
 /// The mutating webhooks.
 pub const MUTATING_CONFIGURATION: &str = "kruise-mutating-webhook-configuration";
 /// The validating webhooks.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! start    ports are bound, so that a conflict is an error at start
-//! run      caches are filled ▶ certificate ▶ requests are answered ▶ hooks are registered ▶ ready
+//! run      certificate ▶ conversion is answered ▶ caches are filled ▶ hooks are registered ▶ ready
 //! stop     not ready ▶ the Lease is let go, nothing is registered any more ▶ requests are still answered for a while,
 //!          until every API server and proxy has heard of it ▶ requests in flight are finished
 //! ```
@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{DRAIN, ambient};
-use crate::admission::certs;
+use crate::admission::certs::{self, Resolver};
 use crate::admission::server::{Bound, Drained, Limits, Server};
 use crate::admission::{Kinds, Sources, Webhook, router, routes};
 use crate::cluster::authority::{self, Authority};
@@ -34,7 +34,7 @@ use crate::cluster::registration::{self, Registration};
 use crate::cluster::trust::Published;
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
-use crate::store::watch::Feed;
+use crate::store::watch::{Feed, Health};
 use crate::telemetry::Metrics;
 
 /// How often a part that is waited for is looked at.
@@ -153,38 +153,27 @@ impl Running {
         tasks.spawn(feed.run(stopping.clone()));
         tasks.spawn(follow_terms(Arc::clone(&snapshots), snapshot_count.clone(), terms, stopping.clone()));
 
-        let prepare = async {
-            // Nothing is registered, and nobody is answered, before every SidecarSet is known: no pod may pass without.
-            while !feed_health.is_synced() {
-                parts.caches.waits_for(&feed_health.missing().join("; "));
-                tokio::time::sleep(LOOK).await;
-            }
-            parts.caches.ready();
-            let certificates = tasks.spawn(keep_certificate(authority, stopping.clone()));
-            tasks.spawn(registration.run(stopping.clone()));
-            parts.certificate.waits_for("there is none yet; the log of this replica says why");
-            while resolver.not_after().is_none() && !certificates.is_finished() {
-                tokio::time::sleep(LOOK).await;
-            }
-            parts.certificate.ready();
-        };
-        tokio::select! {
-            () = stopping.cancelled() => return Ok(Drained { open: 0, cut: 0 }),
-            () = prepare => {}
-        }
-
-        let sources = Sources { snapshot: snapshots, kinds: Some(Kinds { cover }), ambient };
-        let webhook =
-            Webhook { routes: routes(sources), limits: settings.limits.clone(), metrics, shutdown: stopping.clone() };
-        // Requests are answered a while longer than the process calls itself ready.
-        let closing = CancellationToken::new();
-        let serve = tokio::spawn(bound.serve(router(webhook), closing.clone(), DRAIN));
+        tasks.spawn(keep_certificate(authority, stopping.clone()));
+        tasks.spawn(registration.run(stopping.clone()));
+        tasks.spawn(tell_caches(feed_health, parts.caches, stopping.clone()));
+        tasks.spawn(tell_certificate(resolver, parts.certificate, stopping.clone()));
         tasks.spawn(tell_registered(registered, parts.hooks, stopping.clone()));
         if settings.elects {
             let missed_settings = missed::Settings::new(&settings.operator_namespace);
             let work = move |stop| missed::run(client.clone(), missed_settings.clone(), gauges.clone(), stop);
             tasks.spawn(leader.run(work, stopping.clone()));
         }
+
+        let kinds = Kinds { cover, gate: snapshot_count };
+        let webhook = Webhook {
+            routes: routes(Sources { snapshot: snapshots, kinds: Some(kinds), ambient }),
+            limits: settings.limits.clone(),
+            metrics,
+            shutdown: stopping.clone(),
+        };
+        // Requests are answered a while longer than the process calls itself ready.
+        let closing = CancellationToken::new();
+        let serve = tokio::spawn(bound.serve(router(webhook), closing.clone(), DRAIN));
 
         let lost = loop {
             tokio::select! {
@@ -243,6 +232,26 @@ async fn keep_certificate(authority: Authority, stopping: CancellationToken) {
         tracing::error!(error = certs::chain(&error), "there is no certificate to serve");
         stopping.cancel();
     }
+}
+
+/// Ready once everything was listed.
+async fn tell_caches(feed: Arc<Health>, caches: Part, stopping: CancellationToken) {
+    while !stopping.is_cancelled() && !feed.is_synced() {
+        caches.waits_for(&feed.missing().join("; "));
+        tokio::time::sleep(LOOK).await;
+    }
+    caches.ready();
+    stopping.cancelled().await;
+}
+
+/// Ready once there is one to serve.
+async fn tell_certificate(resolver: Arc<Resolver>, certificate: Part, stopping: CancellationToken) {
+    certificate.waits_for("there is none yet; the log of this replica says why");
+    while !stopping.is_cancelled() && resolver.not_after().is_none() {
+        tokio::time::sleep(LOOK).await;
+    }
+    certificate.ready();
+    stopping.cancelled().await;
 }
 
 /// Ready once the API server sends requests here.

@@ -175,11 +175,16 @@ async fn settings(args: Args) -> anyhow::Result<InCluster> {
     let host = cluster.webhook_host;
     let endpoint = match &host {
         Some((host, other)) => Endpoint::Host { host: host.clone(), port: other.unwrap_or(port) },
-        None => Endpoint::Service { namespace: namespace.clone(), name: cluster.service.clone() },
+        None => Endpoint::Service {
+            namespace: namespace.clone(),
+            name: cluster.service.clone(),
+            conversion: names::CONVERSION_SERVICE.to_owned(),
+        },
     };
     let mut certificates = authority::Settings::new(&namespace, host.as_ref().map(|(host, _)| host.as_str()));
     if host.is_none() {
-        certificates.hosts = vec![format!("{}.{namespace}.svc", cluster.service)];
+        let services = [cluster.service.as_str(), names::CONVERSION_SERVICE];
+        certificates.hosts = services.map(|service| format!("{service}.{namespace}.svc")).to_vec();
     }
     certificates.secret = cluster.cert_secret;
     certificates.settle = jiff::SignedDuration::from_secs(cluster.ca_settle.into());

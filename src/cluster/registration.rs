@@ -5,6 +5,8 @@
 //! certificates' Secret is read afresh, and each write names the version it was made for: two replicas that know
 //! different things never undo each other's newer work.
 //!
+//! **Coming.** CRDs first, as conversion needs nothing but us; hooks once every SidecarSet is known.
+//!
 //! **Going away.** A restart and a scale-down to zero deregister nothing: with the policy Fail, pods wait for us rather than
 //! miss their sidecar. No Fail webhook may outlive the installation, in whatever order it is deleted:
 //!
@@ -155,7 +157,8 @@ struct State {
 
 impl Registration {
     /// `trusted` comes from the authority, and `published` goes to it. `sets` are the terms of all SidecarSets
-    /// ([`scope::term`]) once they are known; it is not looked at when all pods are sent.
+    /// ([`scope::term`]) once they are known; before that no hook is registered, because nobody could answer it. Conversion
+    /// is: SidecarSets that were stored in v1alpha1 cannot be read without it.
     pub fn new(
         client: Client,
         settings: Settings,
@@ -234,6 +237,10 @@ impl Registration {
         let full = state.full.is_none_or(|last| now - last >= FULL);
         let (mut pause, mut right) = (FULL, true);
         for target in Target::all() {
+            if matches!(target, Target::Hooks(_)) && self.sets.borrow().is_none() {
+                right = false;
+                continue;
+            }
             let Some(difference) = self.difference(state, target, &trust, now) else {
                 if full {
                     right &= self.write(state, target, "a look once a minute").await;

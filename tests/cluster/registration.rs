@@ -14,7 +14,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use outrigger::admission::server::{Limits, Server};
-use outrigger::admission::{Webhook, certs, review, router};
+use outrigger::admission::{MUTATE_POD, Route, Webhook, certs, review, router};
 use outrigger::api::names;
 use outrigger::api::sidecarset::SidecarSet;
 use outrigger::cluster::authority::plan::Request;
@@ -103,7 +103,9 @@ impl Replica {
         let snapshot = Objects::new(ns.name()).snapshot()?;
         let shutdown = replica.shutdown.clone();
         let webhook = Webhook {
-            admit: Box::new(move |body| review::answer(body, &snapshot, &outrigger::app::ambient())),
+            routes: vec![Route::of_reviews(MUTATE_POD, move |body| {
+                review::answer(body, &snapshot, &outrigger::app::ambient())
+            })],
             limits: Limits::default(),
             metrics: Arc::new(Metrics::new(bound.counts(), || None)),
             shutdown: shutdown.clone(),

@@ -101,6 +101,9 @@ pub enum Endpoint {
         namespace: String,
         /// Its name.
         name: String,
+        /// Name of the Service for conversion, which also has replicas that are not ready: none could become so if it
+        /// had to read SidecarSets that only a ready one converts.
+        conversion: String,
     },
     /// By URL, out of the cluster (`--webhook-host`).
     Host {
@@ -205,7 +208,8 @@ impl Target {
 impl Endpoint {
     fn client_config(&self, path: &str, ca: Option<Value>) -> Value {
         let mut config = match self {
-            Self::Service { namespace, name } => {
+            Self::Service { namespace, name, conversion } => {
+                let name = if path == CONVERT { conversion } else { name };
                 json!({ "service": { "namespace": namespace, "name": name, "path": path, "port": 443 } })
             }
             Self::Host { host, port } => json!({ "url": format!("{}{path}", origin(host, *port)) }),
@@ -219,7 +223,7 @@ impl Endpoint {
     /// Whether an entry calls us, wherever.
     fn is_called_by(&self, config: &Value) -> bool {
         match self {
-            Self::Service { namespace, name } => {
+            Self::Service { namespace, name, .. } => {
                 let service = &config["service"];
                 service["namespace"] == namespace.as_str() && service["name"] == name.as_str()
             }

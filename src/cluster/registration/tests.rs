@@ -20,6 +20,7 @@ fn wanted() -> Wanted {
         endpoint: Endpoint::Service {
             namespace: "kruise-system".to_owned(),
             name: "kruise-webhook-service".to_owned(),
+            conversion: "outrigger-conversion-service".to_owned(),
         },
         namespace: "kruise-system".to_owned(),
         pod_failure_policy: FailurePolicy::Fail,
