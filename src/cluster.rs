@@ -17,6 +17,8 @@ pub mod uninstall;
 
 use std::time::Duration;
 
+use crate::telemetry::chain;
+
 /// No call to the API server takes longer.
 pub(crate) const CALL: Duration = Duration::from_secs(10);
 
@@ -30,11 +32,17 @@ pub enum CallError {
     #[error("the API server did not answer within {} s", CALL.as_secs())]
     Slow,
     /// It answered, but not as hoped, or could not be reached.
-    #[error(transparent)]
-    Kube(#[from] kube::Error),
+    #[error("{}", chain(.0))]
+    Kube(kube::Error),
 }
 
 // === impl CallError ===
+
+impl From<kube::Error> for CallError {
+    fn from(error: kube::Error) -> Self {
+        Self::Kube(error)
+    }
+}
 
 impl CallError {
     /// The HTTP status, when there was an answer.

@@ -1,9 +1,11 @@
 //! Logs and metrics. Labels of metrics come from closed sets only.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kube::runtime::watcher;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -37,6 +39,28 @@ pub fn init_logging(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))
+}
+
+/// The error and what caused it, for a log line. Of what the API server answers, the words for people.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        next = error.source();
+        if error.is::<watcher::Error>() && next.is_some() {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+            let (code, message) = (status.code, &status.message);
+            text.push_str(&format!("the API server answers {code}: {message}"));
+            break;
+        }
+        text.push_str(&error.to_string());
+    }
+    text
 }
 
 /// Metrics that are read where they are kept: at the listener and the certificate.

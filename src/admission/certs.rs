@@ -8,7 +8,6 @@
 pub(crate) mod issue;
 pub(crate) mod x509;
 
-use std::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -518,7 +517,7 @@ pub async fn reload_when_changed(paths: Paths, resolver: Arc<Resolver>, every: D
                 info!(file = %paths.cert.display(), not_after = ?ends, "serving a new certificate");
             }
             Err(err) => {
-                let error = chain(&err);
+                let error = crate::telemetry::chain(&err);
                 error!(error, "the last good certificate is still served");
             }
         }
@@ -535,18 +534,6 @@ fn unexpired(pair: CertifiedKey, paths: &Paths, now: Timestamp) -> Result<Certif
 #[expect(clippy::disallowed_methods, reason = "the reload loop is the edge that reads the clock")]
 fn clock() -> Timestamp {
     Timestamp::now()
-}
-
-/// The error and what caused it, for a log line.
-pub(crate) fn chain(err: &dyn Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text.push_str(": ");
-        text.push_str(&err.to_string());
-        cause = err.source();
-    }
-    text
 }
 
 /// Warns of an ending certificate, once a day.

@@ -232,8 +232,12 @@ impl<'de> Deserializer<'de> for NullAsGo<'de> {
         if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct newtype_struct seq tuple
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple
         tuple_struct enum identifier ignored_any
     }
 }
@@ -301,6 +305,17 @@ mod tests {
         let error = decode::<SidecarSet>(&json!("x")).unwrap_err();
         assert_eq!(error.path, "");
         assert!(error.to_string().starts_with("invalid type: string"), "{error}");
+    }
+
+    #[test]
+    fn a_set_with_conditions_is_read() {
+        let condition = json!({
+            "type": "InjectionComplete", "status": "True", "lastTransitionTime": "2026-03-04T05:06:07Z",
+            "reason": "AllInjected", "message": "no pod was missed",
+        });
+        let document = json!({"status": {"conditions": [condition]}});
+        let (set, _) = decode::<SidecarSet>(&document).unwrap();
+        assert_eq!(json!(set.status.conditions[0]), condition);
     }
 
     #[test]

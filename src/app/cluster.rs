@@ -35,7 +35,7 @@ use crate::cluster::trust::Published;
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
 use crate::store::watch::{Feed, Health};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, chain};
 
 /// How often a part that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -229,7 +229,7 @@ async fn follow_terms(
 
 async fn keep_certificate(authority: Authority, stopping: CancellationToken) {
     if let Err(error) = authority.run(stopping.clone()).await {
-        tracing::error!(error = certs::chain(&error), "there is no certificate to serve");
+        tracing::error!(error = chain(&error), "there is no certificate to serve");
         stopping.cancel();
     }
 }

@@ -52,6 +52,7 @@ use crate::admission::certs::issue::IssueError;
 use crate::admission::certs::{self, CertError, Paths, Resolver, x509};
 use crate::api::names;
 use crate::app::now;
+use crate::telemetry::chain;
 
 /// How often the clock and the Secret are looked at when nothing changes.
 const IDLE: Duration = Duration::from_mins(1);
@@ -213,7 +214,7 @@ impl Authority {
                 Some(event) = events.next() => match event {
                     Ok(secret) => known = Some(secret),
                     Err(err) => {
-                        warn!(error = certs::chain(&err), name, "the Secret cannot be watched; what is served stays");
+                        warn!(error = chain(&err), name, "the Secret cannot be watched; what is served stays");
                         continue;
                     }
                 },
@@ -267,7 +268,7 @@ impl Authority {
                     }
                 }
                 Err(err) => {
-                    error!(error = certs::chain(&err), ?step, name = self.settings.secret, "no step was taken");
+                    error!(error = chain(&err), ?step, name = self.settings.secret, "no step was taken");
                     return SOON * 5;
                 }
             }
@@ -351,7 +352,7 @@ async fn renew_files(dir: &Path, hosts: &[String], shutdown: &CancellationToken)
         let (dir, hosts) = (dir.to_path_buf(), hosts.to_vec());
         let ensured = tokio::task::spawn_blocking(move || certs::ensure(&dir, &hosts, now())).await;
         if let Ok(Err(err)) = ensured {
-            error!(error = certs::chain(&err), "the files stay as they are");
+            error!(error = chain(&err), "the files stay as they are");
         }
     }
 }

@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::chain;
+
 /// Name of the Lease, the reference's: while a cluster is switched over, only one of the two acts.
 pub const LEASE: &str = "kruise-manager";
 
@@ -78,7 +80,7 @@ impl Leader {
             let manager = match self.candidate().await {
                 Ok(manager) => manager,
                 Err(error) => {
-                    tracing::warn!(%error, lease = LEASE, "cannot stand for election; trying again");
+                    tracing::warn!(error = chain(&*error), lease = LEASE, "cannot stand for election; trying again");
                     pause(&mut pauses, &shutdown).await;
                     continue;
                 }
@@ -86,7 +88,7 @@ impl Leader {
             let led = self.stand(&manager, &work, &shutdown).await;
             // Only a holder lets go; for others this does nothing.
             if let Ok(Err(error)) = tokio::time::timeout(REQUEST, manager.release()).await {
-                tracing::debug!(%error, "the Lease was not released; it ends by itself");
+                tracing::debug!(error = chain(&error), "the Lease was not released; it ends by itself");
             }
             if led {
                 pauses = self::pauses();
@@ -134,7 +136,7 @@ impl Leader {
         tokio::select! {
             () = shutdown.cancelled() => false,
             changed = manager.changed() => changed.unwrap_or_else(|error| {
-                tracing::warn!(%error, lease = LEASE, "the Lease cannot be read or renewed");
+                tracing::warn!(error = chain(&error), lease = LEASE, "the Lease cannot be read or renewed");
                 false
             }),
         }

@@ -36,6 +36,7 @@ use crate::sidecarset::audit::{
     self, Away, CONFIGURATION, Finding, LiveNamespace, LivePod, LiveSet, LiveSets, Registration, audit,
 };
 use crate::sidecarset::select;
+use crate::telemetry::chain;
 
 /// Owner of the condition's fields.
 pub const FIELD_OWNER: &str = "outrigger-missed";
@@ -273,7 +274,7 @@ impl Watch {
             }
             Ok(Event::Apply(set)) => self.apply_set(set),
             Ok(Event::Delete(set)) => self.remove_set(&set.metadata.name.unwrap_or_default()),
-            Err(error) => tracing::warn!(%error, "SidecarSets cannot be watched; tried again"),
+            Err(error) => tracing::warn!(error = chain(&error), "SidecarSets cannot be watched; tried again"),
         }
     }
 
@@ -341,7 +342,7 @@ impl Watch {
             Ok(Event::Delete(namespace)) => {
                 self.namespaces.remove(&namespace.metadata.name.unwrap_or_default());
             }
-            Err(error) => tracing::warn!(%error, "Namespaces cannot be watched; tried again"),
+            Err(error) => tracing::warn!(error = chain(&error), "Namespaces cannot be watched; tried again"),
         }
     }
 
@@ -372,7 +373,7 @@ impl Watch {
                     self.want_telling();
                 }
             }
-            Err(error) => tracing::warn!(%error, "pods cannot be watched; tried again"),
+            Err(error) => tracing::warn!(error = chain(&error), "pods cannot be watched; tried again"),
         }
     }
 
@@ -438,7 +439,9 @@ impl Watch {
                     self.want_listing();
                 }
             }
-            Err(error) => tracing::warn!(%error, "{CONFIGURATION} cannot be read; what was known of it counts"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "{CONFIGURATION} cannot be read; what was known of it counts")
+            }
         }
     }
 
@@ -479,7 +482,7 @@ impl Watch {
             writes += 1;
             let count = tally.map_or(0, |tally| tally.count);
             if let Err(error) = self.write(&name, &said, count).await {
-                tracing::warn!(sidecarset = name, %error, "what was missed cannot be told; tried again");
+                tracing::warn!(sidecarset = name, error = chain(&error), "what was missed cannot be told; tried again");
                 failed = true;
                 break;
             }

@@ -57,8 +57,8 @@ use self::scope::Terms;
 use super::authority::Trusted;
 use super::trust::{Bundle, Published, Trust};
 use super::{CallError, FIELD_OWNER, call};
-use crate::admission::certs;
 use crate::api::sidecarset::SidecarSet;
+use crate::telemetry::chain;
 
 /// Everything is applied this often, needed or not.
 const FULL: Duration = Duration::from_mins(1);
@@ -193,7 +193,7 @@ impl Registration {
                 Some((place, event)) = events.next() => match event {
                     Ok(live) => state.hear(place, live),
                     Err(err) => {
-                        warn!(error = certs::chain(&err), ?place, "cannot be watched; what is registered stays");
+                        warn!(error = chain(&err), ?place, "cannot be watched; what is registered stays");
                         continue;
                     }
                 },
@@ -318,7 +318,7 @@ impl Registration {
                 false
             }
             Err(err) => {
-                error!(name, why, error = certs::chain(&err), "cannot be registered");
+                error!(name, why, error = chain(&err), "cannot be registered");
                 state.slow_down(target);
                 false
             }
@@ -369,7 +369,7 @@ impl Registration {
                 Ok(_) => info!(name = target.name(), "removed, as our namespace is being deleted"),
                 Err(err) if matches!(err.code(), Some(404 | 409)) => {}
                 Err(err) => {
-                    error!(name = target.name(), error = certs::chain(&err), "cannot be removed: delete it by hand");
+                    error!(name = target.name(), error = chain(&err), "cannot be removed: delete it by hand");
                     return PAUSE[1];
                 }
             }

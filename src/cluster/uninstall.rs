@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::registration::hooks::CONVERTED;
 use super::{CallError, FIELD_OWNER, call};
 use crate::api::names;
+use crate::telemetry::chain;
 
 /// How long the manager may take to stop.
 const STOP: Duration = Duration::from_mins(1);
@@ -180,8 +181,4 @@ fn outcome(done: Result<(), CallError>, did: &'static str, already: &'static str
         Err(err) if err.code() == Some(404) => Outcome::Already(already),
         Err(err) => Outcome::Failed(chain(&err)),
     }
-}
-
-fn chain(err: &CallError) -> String {
-    crate::admission::certs::chain(err)
 }

@@ -19,6 +19,7 @@ use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use outrigger::cluster::authority::{self, plan::Request};
+use outrigger::cluster::uninstall;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -69,6 +70,10 @@ async fn install(cluster: &Cluster) -> Result<Installed<'_>> {
     })
     .await?;
     cluster.kubectl_says(&["apply", "--server-side", "--force-conflicts", "-k", &manifests()]).await?;
+    until("SidecarSets are served", PATIENCE, async || {
+        Ok(sidecarsets(cluster).list(&ListParams::default()).await.is_ok())
+    })
+    .await?;
     // The Deployment of the manifests has no node to run on here; this process is its replica.
     cluster.kubectl_says(&["-n", NAMESPACE, "scale", "deployment/outrigger-manager", "--replicas=0"]).await?;
     let kubeconfig = cluster.kubeconfig_of(NAMESPACE, ACCOUNT).await?;
@@ -79,7 +84,11 @@ impl Installed<'_> {
     /// Starts a manager that registers itself at `host`, or at its own port.
     fn start(&self, name: &str, host: Option<u16>, args: &[&str]) -> Result<Manager> {
         let [webhook, health, metrics] = free_ports()?;
-        let host = format!("127.0.0.1:{}", host.unwrap_or(webhook));
+        self.start_at(name, [webhook, health, metrics], host.unwrap_or(webhook), args)
+    }
+
+    fn start_at(&self, name: &str, [webhook, health, metrics]: [u16; 3], host: u16, args: &[&str]) -> Result<Manager> {
+        let host = format!("127.0.0.1:{host}");
         let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
         command
             .env("KUBECONFIG", &self.kubeconfig)
@@ -99,17 +108,25 @@ impl Installed<'_> {
         Ok(manager)
     }
 
-    /// Takes everything away again, the CRDs and what is in them included.
+    /// Takes everything away again but the CRDs: an API server may forget to end one that was just changed.
     async fn remove(&self) -> Result<()> {
-        let args = ["delete", "--ignore-not-found", "--wait=false", "-k", &manifests()];
-        self.cluster.kubectl_says(&args).await?;
-        let crds: Vec<String> =
-            outrigger::crds::all(NAMESPACE).into_iter().map(|definition| definition.name.to_owned()).collect();
-        until("the CRDs are gone", PATIENCE, async || {
-            let left = self.cluster.kubectl_says(&["get", "crd", "-o", "name"]).await?;
-            Ok(!crds.iter().any(|crd| left.contains(crd.as_str())))
+        let client = self.cluster.client();
+        let settings = uninstall::Settings {
+            namespace: NAMESPACE.to_owned(),
+            deployment: "outrigger-manager".to_owned(),
+            dry_run: false,
+        };
+        let lines = uninstall::uninstall(&client, &settings, |_| {}).await;
+        ensure!(lines.iter().all(|line| line.is_right()), "{lines:?}");
+        until("SidecarSets can be deleted", PATIENCE, async || {
+            self.cluster.kubectl_says(&["delete", "sidecarsets", "--all"]).await.map(|_| true)
         })
-        .await
+        .await?;
+        let roles = ["clusterrole/outrigger-manager", "clusterrolebinding/outrigger-manager"];
+        for object in roles.into_iter().chain([&*format!("namespace/{NAMESPACE}")]) {
+            self.cluster.kubectl_says(&["delete", object, "--ignore-not-found", "--wait=false"]).await?;
+        }
+        Ok(())
     }
 }
 
@@ -153,6 +170,14 @@ async fn get(port: u16, path: &str) -> Result<(u16, String)> {
 
 fn containers(pod: &Pod) -> Vec<&str> {
     pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.as_str()).collect()
+}
+
+/// A SidecarSet for the pods of this namespace. An API server may say that it is busy with the CRD, which was just changed.
+async fn a_set(cluster: &Cluster, ns: &Namespace) -> Result<()> {
+    eventually("there is a SidecarSet", PATIENCE, async || {
+        create_set(cluster, ns, "mesh", &json!({})).await.map(|_| Some(()))
+    })
+    .await
 }
 
 // === injected ===
@@ -280,7 +305,7 @@ async fn used_rights(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
     let before = cluster.audit()?.len();
     let manager = installed.ready("rights").await?;
     // Everything it does: it finds a missed pod, renews its Lease and its certificates, repairs and hands over.
-    create_set(cluster, ns, "mesh", &json!({})).await?;
+    a_set(cluster, ns).await?;
     let hooks: Api<MutatingWebhookConfiguration> = Api::all(cluster.client());
     let pod_hook = "kruise-mutating-webhook-configuration";
     missed_pod(cluster, ns, &manager).await?;
@@ -365,7 +390,7 @@ async fn pods_are_created_again_after_uninstall_with_the_manager_gone(cluster: &
     let installed = install(cluster).await?;
     let tested = async {
         let manager = installed.ready("gone").await?;
-        create_set(cluster, ns, "mesh", &json!({})).await?;
+        a_set(cluster, ns).await?;
         manager.process.kill();
         manager.process.ended(PATIENCE).await?;
         let refused = create_pod(ns, "waits", &json!({})).await;
@@ -389,12 +414,13 @@ async fn a_cluster_that_was_stopped_whole_heals_by_itself(cluster: &Cluster, ns:
     let installed = install(cluster).await?;
     let tested = async {
         let manager = installed.ready("before").await?;
-        create_set(cluster, ns, "mesh", &json!({})).await?;
+        a_set(cluster, ns).await?;
         manager.process.kill();
         cluster.stop_all(Stop::Kill).await?;
         // What a node would do: the manager is started as soon as there is an API server, or before.
         let started = Instant::now();
-        let manager = installed.start("after", Some(manager.webhook), &["--port", &manager.webhook.to_string()])?;
+        let ports = [manager.webhook, manager.health, manager.metrics];
+        let manager = installed.start_at("after", ports, manager.webhook, &[])?;
         cluster.start_all().await?;
         let healed = eventually("pods are injected again", Duration::from_mins(1), async || {
             let pod = create_pod(ns, &format!("web-{}", fastrand::u32(..)), &json!({})).await?;
@@ -478,8 +504,12 @@ struct Seen {
     created: AtomicUsize,
     /// Refusals that have to do with the webhook.
     refused: std::sync::Mutex<Vec<String>>,
+    /// Calls whose connection to the webhook ended under them, as only a kill does; they are made again.
+    cut: std::sync::Mutex<Vec<String>>,
     /// Calls that failed because the API server itself was away; they are made again.
     away: AtomicUsize,
+    /// A replica is being killed.
+    killing: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -505,7 +535,7 @@ async fn disturbed(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
     for manager in managers.values() {
         manager.is_ready().await?;
     }
-    create_set(cluster, ns, "mesh", &json!({})).await?;
+    a_set(cluster, ns).await?;
 
     let seen = Arc::new(Seen::default());
     let creators: Vec<JoinHandle<()>> =
@@ -518,12 +548,14 @@ async fn disturbed(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
         for name in [one, other] {
             reached(&seen, 150).await?;
             let killed = managers.remove(name).context("a manager")?;
+            seen.killing.store(true, Relaxed);
             killed.process.kill();
             killed.process.ended(PATIENCE).await?;
             let again = start(name)?;
             managers.insert(name, again);
             service.set(&managers);
             managers[name].is_ready().await?;
+            seen.killing.store(false, Relaxed);
         }
         until("another leads", PATIENCE, async || Ok(leader(cluster).await? != leads || !leads.is_empty())).await?;
         for _ in 0..2 {
@@ -533,24 +565,28 @@ async fn disturbed(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
         }
         reached(&seen, 100).await?;
         cluster.restart_api_server(Stop::Gracefully).await?;
+        reached(&seen, 100).await?;
         anyhow::Ok(())
     };
-    let disturbed = timeout(Duration::from_mins(5), disturbances).await;
-    if !matches!(disturbed, Ok(Ok(()))) {
-        seen.stop.store(true, Relaxed);
-    }
-    join_all(creators).await;
+    let disturbed = timeout(Duration::from_mins(4), disturbances).await;
+    seen.stop.store(true, Relaxed);
+    timeout(Duration::from_mins(1), join_all(creators)).await.context("pods are created too slowly")?;
     disturbed.context("the disturbances took too long")??;
 
     let pods = ns.api::<Pod>().list(&ListParams::default()).await?.items;
     let missed = pods.iter().filter(|pod| containers(pod) != ["proxy", "app"]).count();
     let refused = seen.refused.lock().unwrap().clone();
+    let cut = seen.cut.lock().unwrap().clone();
     println!(
-        "{} pods created, {} refused for our reasons, {missed} without their sidecar ({} calls met no API server)",
+        "{} pods created, {} refused for our reasons, {missed} without their sidecar ({} calls were under way as a \
+         replica was killed and were made again, {} met no API server)",
         pods.len(),
         refused.len(),
+        cut.len(),
         seen.away.load(Relaxed),
     );
+    // Two kills, and no more than every creator's call under each.
+    ensure!(cut.len() <= 2 * CREATORS, "{} calls were cut: {cut:#?}", cut.len());
     ensure!(pods.len() >= PODS, "only {} pods", pods.len());
     ensure!(missed == 0, "{missed} pods without their sidecar");
     ensure!(refused.is_empty(), "{} refused: {:#?}", refused.len(), refused.iter().take(3).collect::<Vec<_>>());
@@ -560,7 +596,7 @@ async fn disturbed(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
 /// Creates its share of the pods, and goes on until the disturbances have seen enough of them.
 async fn create(pods: Api<Pod>, test: String, creator: usize, seen: Arc<Seen>) {
     let mut number = 0;
-    while seen.created.load(Relaxed) < PODS && !seen.stop.load(Relaxed) {
+    while seen.created.load(Relaxed) < PODS || !seen.stop.load(Relaxed) {
         let pod = json!({
             "metadata": {"name": format!("pod-{creator}-{number}"), "labels": {"app": "web", "test": test}},
             "spec": {"containers": [{"name": "app", "image": "app:1"}]},
@@ -572,6 +608,9 @@ async fn create(pods: Api<Pod>, test: String, creator: usize, seen: Arc<Seen>) {
                 number += 1;
             }
             Err(kube::Error::Api(status)) if status.code == 409 => number += 1,
+            Err(kube::Error::Api(status)) if seen.killing.load(Relaxed) && was_cut(&status.message) => {
+                seen.cut.lock().unwrap().push(status.message.clone());
+            }
             Err(kube::Error::Api(status)) if status.message.contains("webhook") => {
                 seen.refused.lock().unwrap().push(status.message.clone());
                 number += 1;
@@ -582,6 +621,13 @@ async fn create(pods: Api<Pod>, test: String, creator: usize, seen: Arc<Seen>) {
             }
         }
     }
+}
+
+/// Whether the connection to the webhook ended under a call: what a process that is killed with -9 was doing is lost, and
+/// whoever creates pods makes the call again. No replica that was left alone, or told to stop, ever causes this.
+fn was_cut(message: &str) -> bool {
+    message.contains("failed to call webhook")
+        && ["EOF", "broken pipe", "connection reset", "client connection"].iter().any(|end| message.contains(end))
 }
 
 /// Waits for so many more pods.

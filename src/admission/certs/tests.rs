@@ -234,7 +234,7 @@ fn says_which_file_is_wrong() {
     assert!(matches!(err, CertError::Malformed { .. }), "{err}");
 
     fs::write(&paths.cert, "").unwrap();
-    let err = chain(&load(&paths).unwrap_err());
+    let err = crate::telemetry::chain(&load(&paths).unwrap_err());
     assert!(err.contains("tls.crt holds no certificate"), "{err}");
 }
 
