@@ -22,6 +22,7 @@ e2e: ## Run the tests on a node: containers of real images. Root on Debian; inst
 	tests/e2e/prepare
 	tests/cluster/tools/build node
 	cargo test $(CARGO_FLAGS) --test e2e
+	cargo test $(CARGO_FLAGS) --test disturbance
 
 cluster-up: ## Start that Kubernetes to play with, as root with a node; prints where its kubeconfig is.
 	@[ "$$(id -u)" != 0 ] || tests/e2e/prepare

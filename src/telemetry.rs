@@ -1,6 +1,7 @@
 //! Logs and metrics. Labels of metrics come from closed sets only.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -55,7 +56,8 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         }
         if let Some(kube::Error::Api(status)) = error.downcast_ref() {
             let (code, message) = (status.code, &status.message);
-            text.push_str(&format!("the API server answers {code}: {message}"));
+            // Writing to a String cannot fail.
+            let _ = write!(text, "the API server answers {code}: {message}");
             break;
         }
         text.push_str(&error.to_string());

@@ -440,7 +440,7 @@ impl Watch {
                 }
             }
             Err(error) => {
-                tracing::warn!(error = chain(&error), "{CONFIGURATION} cannot be read; what was known of it counts")
+                tracing::warn!(error = chain(&error), "{CONFIGURATION} cannot be read; what was known of it counts");
             }
         }
     }

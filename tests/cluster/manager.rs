@@ -1,6 +1,6 @@
 //! The whole manager, as a process of its own under its own ServiceAccount, installed by `kubectl apply -k manifests`.
 
-#![allow(clippy::print_stdout, reason = "a test says what it has measured")]
+#![allow(dead_code, clippy::print_stdout, reason = "a test says what it has measured")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,15 +33,18 @@ const NAMESPACE: &str = "kruise-system";
 const ACCOUNT: &str = "outrigger-manager";
 
 pub fn tests() -> Vec<Test> {
-    let mut tests = run::alone![
+    run::alone![
         the_pods_of_a_deployment_come_up_injected_and_sidecarsets_are_judged,
         rights_are_exactly_those_that_are_used,
         pods_are_created_again_after_uninstall_with_the_manager_gone,
         a_cluster_that_was_stopped_whole_heals_by_itself,
-    ];
-    let churn = run::alone![nobody_is_refused_and_nothing_is_missed_while_everything_is_disturbed];
-    tests.extend(churn.into_iter().map(|test| test.within(Duration::from_mins(6))));
-    tests
+    ]
+}
+
+/// What takes minutes; a target of its own.
+pub fn long_tests() -> Vec<Test> {
+    let tests = run::alone![nobody_is_refused_and_nothing_is_missed_while_everything_is_disturbed];
+    tests.into_iter().map(|test| test.within(Duration::from_mins(6))).collect()
 }
 
 /// The manifests, applied; taken away when the test is over.
@@ -117,7 +120,7 @@ impl Installed<'_> {
             dry_run: false,
         };
         let lines = uninstall::uninstall(&client, &settings, |_| {}).await;
-        ensure!(lines.iter().all(|line| line.is_right()), "{lines:?}");
+        ensure!(lines.iter().all(uninstall::Line::is_right), "{lines:?}");
         until("SidecarSets can be deleted", PATIENCE, async || {
             self.cluster.kubectl_says(&["delete", "sidecarsets", "--all"]).await.map(|_| true)
         })
@@ -327,9 +330,11 @@ async fn used_rights(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
     })
     .await?;
 
-    let user = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
+    let manager_account = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
     let mut used: BTreeSet<String> = BTreeSet::new();
-    for event in cluster.audit()?.iter().skip(before).filter(|event| event["user"]["username"] == user.as_str()) {
+    for event in
+        cluster.audit()?.iter().skip(before).filter(|event| event["user"]["username"] == manager_account.as_str())
+    {
         let object = &event["objectRef"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (group, mut resource) = (text(&object["apiGroup"]), text(&object["resource"]));
@@ -359,6 +364,8 @@ async fn missed_pod(cluster: &Cluster, ns: &Namespace, manager: &Manager) -> Res
     crate::explain::aged(ns, &set, jiff::SignedDuration::from_secs(6)).await?;
     let hooks: Api<MutatingWebhookConfiguration> = Api::all(cluster.client());
     hooks.delete("kruise-mutating-webhook-configuration", &DeleteParams::default()).await?;
+    let others: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client());
+    others.delete("kruise-validating-webhook-configuration", &DeleteParams::default()).await?;
     eventually("a pod slips by", PATIENCE, async || {
         let pod = create_pod(ns, &format!("missed-{}", fastrand::u32(..)), &json!({})).await?;
         Ok((containers(&pod) == ["app"]).then_some(()))

@@ -1,0 +1,25 @@
+//! What takes minutes: 2,000 pods are created while everything around the webhook is disturbed. `make e2e` runs it.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "helpers of tests fail the test; parts of other targets are shared"
+)]
+
+#[path = "../support/cluster/mod.rs"]
+mod harness;
+
+#[path = "../cluster/explain.rs"]
+mod explain;
+#[path = "../cluster/manager.rs"]
+mod manager;
+
+use std::process::ExitCode;
+
+use harness::Parts;
+
+fn main() -> ExitCode {
+    harness::run::main(Parts::Controllers, manager::long_tests())
+}
