@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use outrigger::cluster::authority::{self, plan::Request};
@@ -38,6 +39,7 @@ pub fn tests() -> Vec<Test> {
         rights_are_exactly_those_that_are_used,
         pods_are_created_again_after_uninstall_with_the_manager_gone,
         a_cluster_that_was_stopped_whole_heals_by_itself,
+        certificates_of_thirteen_months_ago_refuse_nobody,
     ]
 }
 
@@ -361,7 +363,7 @@ async fn used_rights(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
 /// A pod that was let in while nothing was registered, and is found.
 async fn missed_pod(cluster: &Cluster, ns: &Namespace, manager: &Manager) -> Result<()> {
     let set = sidecarsets(cluster).get(&format!("{}-mesh", ns.name())).await?;
-    crate::explain::aged(ns, &set, jiff::SignedDuration::from_secs(6)).await?;
+    crate::explain::aged(ns, &set, SignedDuration::from_secs(6)).await?;
     let hooks: Api<MutatingWebhookConfiguration> = Api::all(cluster.client());
     hooks.delete("kruise-mutating-webhook-configuration", &DeleteParams::default()).await?;
     let others: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client());
@@ -450,6 +452,59 @@ async fn a_cluster_that_was_stopped_whole_heals_by_itself(cluster: &Cluster, ns:
     .await;
     installed.remove().await?;
     tested
+}
+
+/// As after a clock that was set thirteen months ahead: the CA lasts, the leaf has long ended.
+async fn certificates_of_thirteen_months_ago_refuse_nobody(cluster: &Cluster, ns: &Namespace) -> Result<()> {
+    let installed = install(cluster).await?;
+    let tested = async {
+        let made = now() - SignedDuration::from_hours(13 * 30 * 24);
+        let old = old_certificates(made)?;
+        let secrets: Api<Secret> = Api::namespaced(cluster.client(), NAMESPACE);
+        let secret = json!({"metadata": {"name": "kruise-webhook-certs"}, "stringData": old});
+        secrets.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+        let manager = installed.ready("old").await?;
+        a_set(cluster, ns).await?;
+        for number in 0..20 {
+            let pod = create_pod(ns, &format!("web-{number}"), &json!({})).await?;
+            ensure!(containers(&pod) == ["proxy", "app"], "it has {:?}", containers(&pod));
+        }
+        let log = std::fs::read_to_string(manager.process.log())?;
+        let renewals = log.matches("the certificates took a step").count();
+        ensure!(renewals == 1, "{renewals} renewals:\n{log}");
+        Ok(())
+    }
+    .await;
+    installed.remove().await?;
+    tested
+}
+
+#[expect(clippy::disallowed_methods, reason = "certificates are judged by the clock of the machine")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// A CA of ten years and a leaf of thirty days, both made at `made`, as the Secret holds them.
+fn old_certificates(made: Timestamp) -> Result<Value> {
+    let date = |days: i64| -> Result<_> {
+        let day = (made + SignedDuration::from_hours(days * 24)).to_zoned(jiff::tz::TimeZone::UTC).date();
+        Ok(rcgen::date_time_ymd(day.year().into(), day.month().try_into()?, day.day().try_into()?))
+    };
+    let key = rcgen::KeyPair::generate()?;
+    let mut ca = rcgen::CertificateParams::default();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    ca.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "old ca");
+    (ca.not_before, ca.not_after) = (date(0)?, date(3650)?);
+    let ca_cert = ca.self_signed(&key)?;
+    let leaf_key = rcgen::KeyPair::generate()?;
+    let mut leaf = rcgen::CertificateParams::new(["127.0.0.1".to_owned()])?;
+    (leaf.not_before, leaf.not_after) = (date(0)?, date(30)?);
+    let leaf_cert = leaf.signed_by(&leaf_key, &rcgen::Issuer::new(ca, &key))?;
+    Ok(json!({
+        "ca-cert.pem": ca_cert.pem(), "ca-key.pem": key.serialize_pem(),
+        "cert.pem": leaf_cert.pem(), "key.pem": leaf_key.serialize_pem(),
+    }))
 }
 
 // === disturbed ===
@@ -664,7 +719,7 @@ async fn leader(cluster: &Cluster) -> Result<String> {
 
 /// Waits until a rotation that was asked for is through: the new CA signs what is served.
 async fn rotated(cluster: &Cluster) -> Result<()> {
-    let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(cluster.client(), NAMESPACE);
+    let secrets: Api<Secret> = Api::namespaced(cluster.client(), NAMESPACE);
     until("the CA is rotated", PATIENCE * 2, async || {
         let secret = secrets.get("kruise-webhook-certs").await?;
         let is_asked = secret.annotations().contains_key("outrigger/rotate");
