@@ -26,7 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::registration::Cover;
@@ -61,6 +61,8 @@ pub struct Route {
     pub settle: Option<Settle>,
     /// What must be known before anybody is answered.
     pub gate: Option<Gate>,
+    /// How many times the usual limit a body may have.
+    pub bodies: usize,
 }
 
 /// Shut until the number is not 0: how many snapshots were published.
@@ -68,6 +70,10 @@ pub type Gate = watch::Receiver<u64>;
 
 /// Said to who waited at a gate in vain.
 const SHUT: &str = "outrigger has only just started and does not know every SidecarSet yet: try again in a moment; /readyz says what is missing";
+
+/// Said to who asked about a pod in a namespace that the watch has not told of.
+const NO_NAMESPACE: &str =
+    "outrigger does not know the pod's namespace yet, and a SidecarSet asks for its labels: try again in a moment";
 
 /// How long a request waits at a gate, within the time that its body has.
 const GATE: Duration = Duration::from_secs(2);
@@ -144,7 +150,9 @@ pub fn router(mut webhook: Webhook) -> Router {
         .route("/metrics", get(metrics));
     for route in table {
         let admissions = webhook.metrics.admissions(route.path);
-        let posted = Arc::new(Posted { webhook: Arc::clone(&webhook), route, admissions });
+        let body_bytes = webhook.limits.body_bytes.saturating_mul(route.bodies);
+        let limits = Limits { body_bytes, ..webhook.limits.clone() };
+        let posted = Arc::new(Posted { limits, route, admissions });
         let path = posted.route.path;
         let handler = move |request| Arc::clone(&posted).answer(request);
         router = router.route(path, post(handler).fallback(use_post));
@@ -154,7 +162,7 @@ pub fn router(mut webhook: Webhook) -> Router {
 
 /// One path of the running server.
 struct Posted {
-    webhook: Arc<Webhook>,
+    limits: Limits,
     route: Route,
     admissions: Admissions,
 }
@@ -164,7 +172,7 @@ struct Posted {
 impl Route {
     /// A path that takes AdmissionReviews.
     pub fn of_reviews(path: &'static str, admit: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
-        Self { path, admit: Box::new(admit), fail: envelope::failed, settle: None, gate: None }
+        Self { path, admit: Box::new(admit), fail: envelope::failed, settle: None, gate: None, bodies: 1 }
     }
 }
 
@@ -174,7 +182,7 @@ impl Posted {
     async fn answer(self: Arc<Self>, request: Request) -> Response {
         let started = Instant::now();
         let (head, body) = request.into_parts();
-        let body = match server::read_body(body, &self.webhook.limits).await {
+        let body = match server::read_body(body, &self.limits).await {
             Ok(body) => body,
             Err(error) => {
                 self.admissions.record(Outcome::Anonymous, started.elapsed());
@@ -186,7 +194,7 @@ impl Posted {
         let mut answer = match (is_json, self.is_open().await) {
             (false, _) => (self.route.fail)(&body, Failure::MediaType),
             (true, false) => (self.route.fail)(&body, Failure::Unsettled(SHUT.to_owned())),
-            (true, true) => self.admit(&body),
+            (true, true) => self.admit_in_known_namespace(&body).await,
         };
         if let Some(settle) = &self.route.settle
             && matches!(answer.outcome, Outcome::Unchanged | Outcome::Patched)
@@ -211,6 +219,24 @@ impl Posted {
             return true;
         }
         matches!(timeout(GATE, gate.clone().wait_for(|published| *published > 0)).await, Ok(Ok(_)))
+    }
+
+    /// A pod can be created before the watch has told of its namespace. It must not miss its sidecar for that: the answer
+    /// waits for the next snapshots. Without a cluster there is nobody to wait for.
+    async fn admit_in_known_namespace(&self, body: &[u8]) -> Answer {
+        let mut answer = self.admit(body);
+        if !answer.lacks_namespace {
+            return answer;
+        }
+        let Some(gate) = &self.route.gate else { return answer };
+        let (mut published, end) = (gate.clone(), tokio::time::Instant::now() + GATE);
+        while answer.lacks_namespace {
+            if !matches!(timeout_at(end, published.changed()).await, Ok(Ok(()))) {
+                return (self.route.fail)(body, Failure::Unsettled(NO_NAMESPACE.to_owned()));
+            }
+            answer = self.admit(body);
+        }
+        answer
     }
 
     /// WH-10: a crash costs this one request. Nothing is shared that it could leave half-done: a snapshot is immutable.

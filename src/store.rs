@@ -630,6 +630,13 @@ impl Snapshot {
         self.sets.broken.iter().map(|(name, broken)| (&**name, broken))
     }
 
+    /// Whether a SidecarSet that selects a pod with these labels asks for the labels of a namespace that is not known
+    /// (MATCH-5).
+    pub fn lacks_namespace(&self, name: &str, labels: &Pairs<'_>) -> bool {
+        let namespace = self.namespace(name);
+        namespace.labels.is_none() && self.candidates(labels).any(|set| set.would_select(labels, namespace))
+    }
+
     /// A namespace with what is known of it.
     pub fn namespace<'a>(&'a self, name: &'a str) -> Namespace<'a> {
         Namespace { name, labels: self.objects.namespaces.get(name).map(Arc::as_ref) }

@@ -814,3 +814,57 @@ proptest! {
         Named::of(&body);
     }
 }
+
+// === pods in namespaces that are too new ===
+
+fn pod_in(namespace: &str) -> Value {
+    json!({
+        "apiVersion": review::V1, "kind": "AdmissionReview",
+        "request": {
+            "uid": UID, "operation": "CREATE", "namespace": namespace,
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "object": {
+                "metadata": {"name": "web-0", "labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": "web:1"}]},
+            },
+        },
+    })
+}
+
+/// With a set for the namespaces of a team.
+fn for_a_team() -> Objects {
+    let mut objects = Objects::in_cluster(names::DEFAULT_NAMESPACE);
+    let mut mesh = set("v1beta1", "mesh", "proxy");
+    mesh["spec"]["namespaceSelector"] = json!({"matchLabels": {"team": "a"}});
+    assert_eq!(objects.apply_sidecarset(mesh).errors, []);
+    objects
+}
+
+#[tokio::test]
+async fn a_pod_waits_until_its_namespace_is_known_match_5() {
+    let mut objects = for_a_team();
+    let snapshot = Arc::new(ArcSwap::from_pointee(objects.snapshot().unwrap()));
+    let (published, gate) = tokio::sync::watch::channel(1);
+    let kinds = Some(Kinds { cover: Cover::of_all_pods(), gate });
+    let app = serve(routes(Sources { snapshot: Arc::clone(&snapshot), kinds, ambient }));
+    let asked = tokio::spawn({
+        let app = app.clone();
+        async move { post(&app, MUTATE_POD, pod_in("new").to_string()).await }
+    });
+    tokio::task::yield_now().await;
+    objects.apply_namespace(&json!({"metadata": {"name": "new", "labels": {"team": "a"}}})).unwrap();
+    snapshot.store(Arc::new(objects.snapshot().unwrap()));
+    published.send_modify(|count| *count += 1);
+    let (_, answer) = asked.await.unwrap();
+    assert_eq!(answer["response"]["patchType"], "JSONPatch", "{answer}");
+}
+
+#[tokio::test]
+async fn a_pod_whose_namespace_stays_unknown_is_refused_rather_than_missed_match_5() {
+    let snapshot = Arc::new(ArcSwap::from_pointee(for_a_team().snapshot().unwrap()));
+    let (_published, gate) = tokio::sync::watch::channel(1);
+    let app = serve(routes(Sources { snapshot, kinds: Some(Kinds { cover: Cover::of_all_pods(), gate }), ambient }));
+    let (_, answer) = post(&app, MUTATE_POD, pod_in("new").to_string()).await;
+    assert_eq!(answer["response"]["status"]["code"], 503, "{answer}");
+}

@@ -57,9 +57,12 @@ enum ReviewError {
     NoUid,
 }
 
+/// A list of thousands of objects is converted in one request.
+const BODIES: usize = 8;
+
 /// The route of the conversion webhook. It reads nothing but the request.
 pub fn route() -> Route {
-    Route { path: CONVERT, admit: Box::new(answer), fail: failed, settle: None, gate: None }
+    Route { path: CONVERT, admit: Box::new(answer), fail: failed, settle: None, gate: None, bodies: BODIES }
 }
 
 /// Answers a review: [`Outcome::Patched`] when all objects are converted, [`Outcome::Refused`] when one is not.
@@ -172,7 +175,7 @@ fn success(version: &str, uid: &str, objects: &[Value]) -> Answer {
         let _ = write!(body, "{object}");
     }
     body.push_str("]}}");
-    Answer { outcome: Outcome::Patched, body, message: None }
+    Answer { outcome: Outcome::Patched, body, message: None, lacks_namespace: false }
 }
 
 fn failure(version: &str, uid: &str, code: u16, message: String, outcome: Outcome) -> Answer {
@@ -182,7 +185,7 @@ fn failure(version: &str, uid: &str, code: u16, message: String, outcome: Outcom
     push_string(&mut body, &message);
     body.push_str("},\"convertedObjects\":[]}}");
     let outcome = if uid.is_empty() { Outcome::Anonymous } else { outcome };
-    Answer { outcome, body, message: Some(message) }
+    Answer { outcome, body, message: Some(message), lacks_namespace: false }
 }
 
 /// The answer to a body that is no review, for the reason that `message` gives.

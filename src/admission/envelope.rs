@@ -52,6 +52,8 @@ pub struct Answer {
     pub body: String,
     /// The refusal's text, for the log.
     pub message: Option<String>,
+    /// Whether it was decided without knowing the pod's namespace, which may only be too new to be known (MATCH-5).
+    pub lacks_namespace: bool,
 }
 
 /// Why a request is answered without being looked at by the rules.
@@ -384,7 +386,7 @@ pub(super) fn allowed(version: &str, uid: &str, patch: Option<&str>, warnings: &
     push_warnings(&mut body, warnings);
     body.push_str("}}");
     let outcome = if patch.is_some() { Outcome::Patched } else { Outcome::Unchanged };
-    Answer { outcome, body, message: None }
+    Answer { outcome, body, message: None, lacks_namespace: false }
 }
 
 fn push_warnings(body: &mut String, warnings: &[String]) {
@@ -416,7 +418,7 @@ pub(super) fn refused(version: &str, uid: &str, refused: Refused<'_>) -> Answer 
     body.push_str(refused.details);
     body.push_str("}}}");
     let outcome = if uid.is_empty() { Outcome::Anonymous } else { refused.outcome };
-    Answer { outcome, body, message: Some(message.to_owned()) }
+    Answer { outcome, body, message: Some(message.to_owned()), lacks_namespace: false }
 }
 
 /// The answer to a review that cannot be understood (RSP-1).

@@ -33,7 +33,11 @@ pub fn answer(body: &[u8], snapshot: &Snapshot, ambient: &Ambient) -> Answer {
     match review.subject() {
         Err(error) => envelope::malformed(version, uid, &error),
         Ok(None) => envelope::allowed(version, uid, None, &[]),
-        Ok(Some((request, pod))) => decide(version, uid, pod, namespace(request, pod), snapshot, ambient),
+        Ok(Some((request, pod))) => {
+            let namespace = namespace(request, pod);
+            let lacks_namespace = snapshot.lacks_namespace(namespace, &pod.metadata.labels);
+            Answer { lacks_namespace, ..decide(version, uid, pod, namespace, snapshot, ambient) }
+        }
     }
 }
 

@@ -114,6 +114,14 @@ pub fn judge<'a>(set: &'a Compiled, labels: &Pairs<'_>, namespace: Namespace<'_>
     }
 }
 
+impl Compiled {
+    /// Whether nothing but the unknown labels of the namespace keeps it from a pod with these labels.
+    pub fn would_select(&self, labels: &Pairs<'_>, namespace: Namespace<'_>) -> bool {
+        matches!(judge(self, labels, namespace), Verdict::NamespaceUnknown)
+            && self.selector.as_ref().is_some_and(|own| !own.is_empty() && own.mismatch(labels).is_none())
+    }
+}
+
 /// Judges all candidates for a pod. In the result those that apply stand in the order in which they are injected: sets that name
 /// the pod's namespace first, then those of the whole cluster, each group by name (MATCH-8).
 pub fn select<'a>(
