@@ -17,7 +17,7 @@ use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod, Secret};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use outrigger::cluster::authority::{self, plan::Request};
 use outrigger::cluster::uninstall;
@@ -40,6 +40,7 @@ pub fn tests() -> Vec<Test> {
         pods_are_created_again_after_uninstall_with_the_manager_gone,
         a_cluster_that_was_stopped_whole_heals_by_itself,
         certificates_of_thirteen_months_ago_refuse_nobody,
+        a_cluster_of_openkruise_is_taken_over_without_a_pod_being_touched,
     ]
 }
 
@@ -482,6 +483,86 @@ async fn certificates_of_thirteen_months_ago_refuse_nobody(cluster: &Cluster, ns
 #[expect(clippy::disallowed_methods, reason = "certificates are judged by the clock of the machine")]
 fn now() -> Timestamp {
     Timestamp::now()
+}
+
+// === taken over ===
+
+/// A case that was run through OpenKruise: a SidecarSet as it is stored, and a pod that it was injected into.
+const OPENKRUISE: &str = include_str!("../golden/001-0039.json");
+const REVISION: &str = "g1-39-0-7f84445b48";
+
+async fn a_cluster_of_openkruise_is_taken_over_without_a_pod_being_touched(
+    cluster: &Cluster,
+    ns: &Namespace,
+) -> Result<()> {
+    crate::explain::install(cluster).await?;
+    let tested = taken_over(cluster, ns).await;
+    Installed { cluster, kubeconfig: PathBuf::new() }.remove().await?;
+    tested
+}
+
+async fn taken_over(cluster: &Cluster, ns: &Namespace) -> Result<()> {
+    // What OpenKruise leaves: a SidecarSet, a pod, a Secret, a registration.
+    let case: Value = serde_json::from_str(OPENKRUISE)?;
+    let mut stored = case["sidecarSets"][0]["stored"].clone();
+    stored["metadata"].as_object_mut().context("metadata")?.remove("generation");
+    let sets = sidecarsets(cluster);
+    let set = sets.create(&PostParams::default(), &serde_json::from_value(stored.clone())?).await?;
+    let counters = json!({"matchedPods": 1, "updatedPods": 1, "readyPods": 0, "latestRevision": REVISION});
+    let status = Patch::Merge(json!({"status": counters}));
+    sets.patch_status(&set.name_any(), &PatchParams::default(), &status).await?;
+    let injected = &case["pods"][1]["pod"];
+    let sidecar = injected["spec"]["containers"].as_array().into_iter().flatten().find(|it| it["name"] == "s0-0");
+    let old: Pod = ns
+        .create_json(json!({
+            "metadata": {"name": "old", "labels": {"app": "a1-39"}, "annotations": injected["metadata"]["annotations"]},
+            "spec": {"containers": [{"name": "app", "image": "app:1"}, sidecar], "volumes": [{"name": "sv00", "emptyDir": {}}]},
+        }))
+        .await?;
+    let namespace = format!("{}/namespace.yaml", manifests());
+    cluster.kubectl_says(&["apply", "--server-side", "-f", &namespace]).await?;
+    let secrets: Api<Secret> = Api::namespaced(cluster.client(), NAMESPACE);
+    let theirs = old_certificates(now() - SignedDuration::from_hours(24))?;
+    let secret = json!({"metadata": {"name": "kruise-webhook-certs"}, "stringData": theirs});
+    secrets.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+    let hooks: Api<MutatingWebhookConfiguration> = Api::all(cluster.client());
+    let hook = json!({
+        "metadata": {"name": "kruise-mutating-webhook-configuration", "annotations": {"template": "[]"}},
+        "webhooks": [{
+            "name": "mpod.kb.io", "sideEffects": "None", "admissionReviewVersions": ["v1", "v1beta1"], "failurePolicy": "Fail",
+            "clientConfig": {"service": {"name": "kruise-webhook-service", "namespace": NAMESPACE, "path": "/mutate-pod"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}],
+            "namespaceSelector": {"matchExpressions": [{"key": "control-plane", "operator": "DoesNotExist"}]},
+        }],
+    });
+    hooks.create(&PostParams::default(), &serde_json::from_value(hook)?).await?;
+
+    let installed = install(cluster).await?;
+    let _manager = installed.ready("switched").await?;
+    let new: Pod = ns
+        .create_json(json!({
+            "metadata": {"name": "new", "labels": {"app": "a1-39"}},
+            "spec": {"containers": [{"name": "app", "image": "app:1"}]},
+        }))
+        .await?;
+    ensure!(containers(&new) == ["app", "s0-0"], "it has {:?}", containers(&new));
+    for key in ["kruise.io/sidecarset-hash", "kruise.io/sidecarset-hash-without-image"] {
+        let record = |pod: &Pod| -> Result<Value> {
+            let mut record: Value = serde_json::from_str(pod.annotations().get(key).context("no record")?)?;
+            record["g1-39-0"]["updateTimestamp"] = Value::Null;
+            Ok(record)
+        };
+        ensure!(record(&new)? == record(&old)?, "{:#} differs from {:#}", record(&new)?, record(&old)?);
+    }
+    let pod = ns.api::<Pod>().get("old").await?;
+    ensure!(pod.metadata.resource_version == old.metadata.resource_version, "the old pod was touched");
+    let set = serde_json::to_value(sets.get(&set.name_any()).await?)?;
+    ensure!(set["spec"] == stored["spec"], "{:#} differs", set["spec"]);
+    ensure!(set["metadata"]["annotations"] == stored["metadata"]["annotations"], "{:#}", set["metadata"]);
+    let secret = secrets.get("kruise-webhook-certs").await?;
+    let ca = secret.data.as_ref().and_then(|data| data.get("ca-cert.pem")).context("no CA")?;
+    ensure!(theirs["ca-cert.pem"].as_str().map(str::as_bytes) == Some(&ca.0), "the CA is another");
+    Ok(())
 }
 
 /// A CA of ten years and a leaf of thirty days, both made at `made`, as the Secret holds them.
