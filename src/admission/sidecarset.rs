@@ -30,7 +30,9 @@ impl<'a> Subject<'a> for Raw<'a> {
     const KIND: &'static str = "SidecarSet";
     const OPERATIONS: &'static [&'static str] = &["CREATE", "UPDATE"];
 
-    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
+    type World = ();
+
+    fn scan(scanner: &mut Scanner<'a>, (): ()) -> Result<Self, ScanError> {
         let at = scanner.mark();
         let text = scanner.value()?;
         if !text.starts_with('{') {
@@ -40,7 +42,7 @@ impl<'a> Subject<'a> for Raw<'a> {
     }
 
     fn scan_old(scanner: &mut Scanner<'a>) -> Result<Option<Self>, ScanError> {
-        Self::scan(scanner).map(Some)
+        Self::scan(scanner, ()).map(Some)
     }
 }
 
@@ -97,7 +99,7 @@ fn answer<'a>(
     body: &'a [u8],
     decide: impl FnOnce(&Request<'a, Raw<'a>>, &Raw<'a>) -> Result<Verdict, Problem>,
 ) -> Answer {
-    let review = match Review::parse(body) {
+    let review = match Review::parse(body, ()) {
         Ok(review) => review,
         Err(error) => return envelope::unreadable(body, &error),
     };
