@@ -68,13 +68,17 @@ fn manifests() -> String {
     format!("{}/manifests", env!("CARGO_MANIFEST_DIR"))
 }
 
-async fn install(cluster: &Cluster) -> Result<Installed<'_>> {
-    // What a test before this one deleted may still be on its way out.
+/// What a test before this one deleted may still be on its way out.
+async fn the_last_one_is_gone(cluster: &Cluster) -> Result<()> {
     let namespaces: Api<KubeNamespace> = Api::all(cluster.client());
     until("the namespace of the last test is gone", PATIENCE, async || {
         Ok(namespaces.get_opt(NAMESPACE).await?.is_none_or(|ns| ns.metadata.deletion_timestamp.is_none()))
     })
-    .await?;
+    .await
+}
+
+async fn install(cluster: &Cluster) -> Result<Installed<'_>> {
+    the_last_one_is_gone(cluster).await?;
     cluster.kubectl_says(&["apply", "--server-side", "--force-conflicts", "-k", &manifests()]).await?;
     until("SidecarSets are served", PATIENCE, async || {
         Ok(sidecarsets(cluster).list(&ListParams::default()).await.is_ok())
@@ -495,6 +499,7 @@ async fn a_cluster_of_openkruise_is_taken_over_without_a_pod_being_touched(
     cluster: &Cluster,
     ns: &Namespace,
 ) -> Result<()> {
+    the_last_one_is_gone(cluster).await?;
     crate::explain::install(cluster).await?;
     let tested = taken_over(cluster, ns).await;
     Installed { cluster, kubeconfig: PathBuf::new() }.remove().await?;
