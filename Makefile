@@ -18,7 +18,7 @@ cluster-tools: ## Build the Kubernetes that tests start (minutes, once), or find
 test: cluster-tools ## Run all tests but those on a node.
 	cargo test $(CARGO_FLAGS)
 
-e2e: ## Run the tests on a node: containers of real images. Root on Debian; installs what is missing.
+e2e: image ## Run the tests on a node: containers of real images. Root on Debian; installs what is missing.
 	tests/e2e/prepare
 	tests/cluster/tools/build node
 	cargo test $(CARGO_FLAGS) --test e2e

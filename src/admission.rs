@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::registration::Cover;
 use crate::store::Snapshot;
+use crate::store::watch::Interruption;
 use crate::telemetry::{Admissions, Metrics};
 use envelope::{Answer, Failure, Named, Outcome};
 use pod::Ambient;
@@ -61,12 +62,18 @@ pub struct Route {
     pub settle: Option<Settle>,
     /// What must be known before anybody is answered.
     pub gate: Option<Gate>,
+    /// Whether changes of SidecarSets are heard of; a pod waits a little while they are not.
+    pub interruption: Option<watch::Receiver<Interruption>>,
     /// How many times the usual limit a body may have.
     pub bodies: usize,
 }
 
 /// Shut until the number is not 0: how many snapshots were published.
 pub type Gate = watch::Receiver<u64>;
+
+/// How long after its watch was interrupted a pod waits to hear of new SidecarSets; afterwards the last state is good
+/// enough, as nobody shall wait for an API server that is away.
+const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// Said to who waited at a gate in vain.
 const SHUT: &str = "outrigger has only just started and does not know every SidecarSet yet: try again in a moment; /readyz says what is missing";
@@ -94,6 +101,8 @@ pub struct Kinds {
     pub cover: Cover,
     /// Shut until the first snapshot: before, a pod would pass without its sidecars.
     pub gate: Gate,
+    /// Whether changes of SidecarSets are heard of.
+    pub interruption: watch::Receiver<Interruption>,
 }
 
 /// Path → function (WH-2).
@@ -101,11 +110,11 @@ pub fn routes(sources: Sources) -> Vec<Route> {
     let Sources { snapshot, kinds, ambient } = sources;
     let pods = Arc::clone(&snapshot);
     let pods = Route::of_reviews(MUTATE_POD, move |body| review::answer(body, &pods.load(), &ambient()));
-    let Some(Kinds { cover, gate }) = kinds else { return vec![pods] };
+    let Some(Kinds { cover, gate, interruption }) = kinds else { return vec![pods] };
     let validate = move |body: &[u8]| sidecarset::validate(body, snapshot.load().objects());
     let validate = Route::of_reviews(VALIDATE_SIDECARSET, validate);
     vec![
-        Route { gate: Some(gate.clone()), ..pods },
+        Route { gate: Some(gate.clone()), interruption: Some(interruption), ..pods },
         Route::of_reviews(MUTATE_SIDECARSET, sidecarset::mutate),
         Route { settle: Some(cover_pods(cover)), gate: Some(gate), ..validate },
         convert::route(),
@@ -172,7 +181,15 @@ struct Posted {
 impl Route {
     /// A path that takes AdmissionReviews.
     pub fn of_reviews(path: &'static str, admit: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
-        Self { path, admit: Box::new(admit), fail: envelope::failed, settle: None, gate: None, bodies: 1 }
+        Self {
+            path,
+            admit: Box::new(admit),
+            fail: envelope::failed,
+            settle: None,
+            gate: None,
+            interruption: None,
+            bodies: 1,
+        }
     }
 }
 
@@ -194,7 +211,10 @@ impl Posted {
         let mut answer = match (is_json, self.is_open().await) {
             (false, _) => (self.route.fail)(&body, Failure::MediaType),
             (true, false) => (self.route.fail)(&body, Failure::Unsettled(SHUT.to_owned())),
-            (true, true) => self.admit_in_known_namespace(&body).await,
+            (true, true) => {
+                self.catch_up().await;
+                self.admit_in_known_namespace(&body).await
+            }
         };
         if let Some(settle) = &self.route.settle
             && matches!(answer.outcome, Outcome::Unchanged | Outcome::Patched)
@@ -219,6 +239,14 @@ impl Posted {
             return true;
         }
         matches!(timeout(GATE, gate.clone().wait_for(|published| *published > 0)).await, Ok(Ok(_)))
+    }
+
+    /// Whenever a CRD changes the API server ends the watch for its objects, and takes a second until there can be another. A
+    /// pod of that second must not miss the sidecars of a SidecarSet of that second.
+    async fn catch_up(&self) {
+        let Some(interruption) = &self.route.interruption else { return };
+        let Some(since) = *interruption.borrow() else { return };
+        let _ = timeout_at(since + CATCH_UP, interruption.clone().wait_for(Option::is_none)).await;
     }
 
     /// A pod can be created before the watch has told of its namespace. It must not miss its sidecar for that: the answer

@@ -260,7 +260,15 @@ async fn the_webhook_converts_on_either_protocol_and_survives_garbage_and_crashe
             assert!(!body.windows(9).any(|window| window == b"crash-now"), "as asked");
             answer(body)
         });
-        let routes = vec![Route { path: CONVERT, admit, fail: plain.fail, settle: None, gate: None, bodies: 1 }];
+        let routes = vec![Route {
+            path: CONVERT,
+            admit,
+            fail: plain.fail,
+            settle: None,
+            gate: None,
+            interruption: None,
+            bodies: 1,
+        }];
         router(Webhook { routes, limits: of_router, metrics: Arc::new(Metrics::new(counts, || Some(0))), shutdown })
     };
     let server = support::start_with(build, limits, Duration::from_secs(5)).await?;

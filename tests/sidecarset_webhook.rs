@@ -7,6 +7,7 @@ mod support;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -25,7 +26,8 @@ use outrigger::api::names;
 use outrigger::api::sidecarset::{SidecarSet, v1alpha1};
 use outrigger::cluster::registration::Cover;
 use outrigger::sidecarset::admit::Stored;
-use outrigger::store::Objects;
+use outrigger::store::watch::Interruption;
+use outrigger::store::{Objects, Snapshot};
 use outrigger::telemetry::Metrics;
 use proptest::prelude::*;
 use rstest::rstest;
@@ -65,7 +67,11 @@ fn app() -> Router {
     let snapshot = Arc::new(ArcSwap::from_pointee(objects.snapshot().unwrap()));
     serve(routes(Sources {
         snapshot,
-        kinds: Some(Kinds { cover: Cover::of_all_pods(), gate: tokio::sync::watch::channel(1).1 }),
+        kinds: Some(Kinds {
+            cover: Cover::of_all_pods(),
+            gate: tokio::sync::watch::channel(1).1,
+            interruption: heard(),
+        }),
         ambient,
     }))
 }
@@ -832,6 +838,11 @@ fn pod_in(namespace: &str) -> Value {
     })
 }
 
+/// The watch for SidecarSets is up.
+fn heard() -> tokio::sync::watch::Receiver<Interruption> {
+    tokio::sync::watch::channel(None).1
+}
+
 /// With a set for the namespaces of a team.
 fn for_a_team() -> Objects {
     let mut objects = Objects::in_cluster(names::DEFAULT_NAMESPACE);
@@ -846,7 +857,7 @@ async fn a_pod_waits_until_its_namespace_is_known_match_5() {
     let mut objects = for_a_team();
     let snapshot = Arc::new(ArcSwap::from_pointee(objects.snapshot().unwrap()));
     let (published, gate) = tokio::sync::watch::channel(1);
-    let kinds = Some(Kinds { cover: Cover::of_all_pods(), gate });
+    let kinds = Some(Kinds { cover: Cover::of_all_pods(), gate, interruption: heard() });
     let app = serve(routes(Sources { snapshot: Arc::clone(&snapshot), kinds, ambient }));
     let asked = tokio::spawn({
         let app = app.clone();
@@ -864,7 +875,42 @@ async fn a_pod_waits_until_its_namespace_is_known_match_5() {
 async fn a_pod_whose_namespace_stays_unknown_is_refused_rather_than_missed_match_5() {
     let snapshot = Arc::new(ArcSwap::from_pointee(for_a_team().snapshot().unwrap()));
     let (_published, gate) = tokio::sync::watch::channel(1);
-    let app = serve(routes(Sources { snapshot, kinds: Some(Kinds { cover: Cover::of_all_pods(), gate }), ambient }));
+    let kinds = Some(Kinds { cover: Cover::of_all_pods(), gate, interruption: heard() });
+    let app = serve(routes(Sources { snapshot, kinds, ambient }));
     let (_, answer) = post(&app, MUTATE_POD, pod_in("new").to_string()).await;
     assert_eq!(answer["response"]["status"]["code"], 503, "{answer}");
+}
+
+/// Asks about a pod while the watch has been interrupted for so long; then `change` happens.
+async fn asked_during_an_interruption(age: Duration, change: impl FnOnce(&ArcSwap<Snapshot>, &Heard)) -> Value {
+    let snapshot = Arc::new(ArcSwap::from_pointee(Objects::in_cluster(names::DEFAULT_NAMESPACE).snapshot().unwrap()));
+    let (_published, gate) = tokio::sync::watch::channel(1);
+    let (heard, interruption) = tokio::sync::watch::channel(Some(tokio::time::Instant::now() - age));
+    let kinds = Some(Kinds { cover: Cover::of_all_pods(), gate, interruption });
+    let app = serve(routes(Sources { snapshot: Arc::clone(&snapshot), kinds, ambient }));
+    let asked = tokio::spawn(async move { post(&app, MUTATE_POD, pod_in("new").to_string()).await });
+    tokio::task::yield_now().await;
+    change(&snapshot, &heard);
+    asked.await.unwrap().1
+}
+
+type Heard = tokio::sync::watch::Sender<Interruption>;
+
+fn a_set_appears(snapshot: &ArcSwap<Snapshot>, heard: &Heard) {
+    let mut objects = for_a_team();
+    objects.apply_namespace(&json!({"metadata": {"name": "new", "labels": {"team": "a"}}})).unwrap();
+    snapshot.store(Arc::new(objects.snapshot().unwrap()));
+    heard.send_replace(None);
+}
+
+#[tokio::test]
+async fn a_pod_waits_while_the_watch_for_sidecarsets_is_interrupted() {
+    let answer = asked_during_an_interruption(Duration::ZERO, a_set_appears).await;
+    assert_eq!(answer["response"]["patchType"], "JSONPatch", "{answer}");
+}
+
+#[tokio::test]
+async fn a_pod_is_answered_by_the_last_state_when_the_api_server_stays_away() {
+    let answer = asked_during_an_interruption(Duration::from_secs(3), |_, _| {}).await;
+    assert_eq!(answer["response"]["allowed"], true, "{answer}");
 }

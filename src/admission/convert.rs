@@ -62,7 +62,15 @@ const BODIES: usize = 8;
 
 /// The route of the conversion webhook. It reads nothing but the request.
 pub fn route() -> Route {
-    Route { path: CONVERT, admit: Box::new(answer), fail: failed, settle: None, gate: None, bodies: BODIES }
+    Route {
+        path: CONVERT,
+        admit: Box::new(answer),
+        fail: failed,
+        settle: None,
+        gate: None,
+        interruption: None,
+        bodies: BODIES,
+    }
 }
 
 /// Answers a review: [`Outcome::Patched`] when all objects are converted, [`Outcome::Refused`] when one is not.

@@ -126,6 +126,7 @@ impl Running {
 
         let feed = Feed::new(client.clone(), &settings.operator_namespace);
         let (snapshots, feed_health, snapshot_count) = (feed.snapshots(), feed.health(), feed.published());
+        let interruption = feed_health.interruption();
         let resolver = authority.resolver();
         let (terms, wanted_terms) = watch::channel(None);
         let registration = Registration::new(
@@ -164,7 +165,7 @@ impl Running {
             tasks.spawn(leader.run(work, stopping.clone()));
         }
 
-        let kinds = Kinds { cover, gate: snapshot_count };
+        let kinds = Kinds { cover, gate: snapshot_count, interruption };
         let webhook = Webhook {
             routes: routes(Sources { snapshot: snapshots, kinds: Some(kinds), ambient }),
             limits: settings.limits.clone(),

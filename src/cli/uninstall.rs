@@ -40,7 +40,7 @@ async fn remove(args: Args) -> anyhow::Result<ExitCode> {
     say("pods are created without us now; containers that were injected run on");
     say("a manager that runs elsewhere (out of the cluster) registers again: stop it first");
     say("what remains: the CRDs with every SidecarSet (read them as v1beta1), the Secret, Service and RBAC");
-    say("to remove these too, SidecarSets included: kubectl delete -k manifests");
+    say("to remove these too, SidecarSets included: kubectl delete --ignore-not-found -k manifests");
     Ok(ExitCode::SUCCESS)
 }
 

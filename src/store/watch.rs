@@ -51,6 +51,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 const DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// A watch that lasted so long was in order, and the next attempt is the first again.
 const STEADY: Duration = Duration::from_secs(5);
+/// Attempts that follow at once after an API server has ended a watch: it does so when a CRD changes, and pods made
+/// meanwhile would miss their sidecars.
+const PROMPT: u32 = 3;
 /// Changes that wait to be taken.
 const QUEUE: usize = 256;
 /// The shortest time between two snapshots; what changes in it goes into the second.
@@ -74,6 +77,17 @@ pub struct Health {
     restarts: [AtomicU64; Kind::ALL.len()],
     sidecarsets: AtomicUsize,
     broken: AtomicUsize,
+    interrupted: watch::Sender<Interruption>,
+}
+
+/// Since when nothing is heard of changes of SidecarSets; `None` while their watch is up.
+pub type Interruption = Option<tokio::time::Instant>;
+
+/// What a watch tells the owner of the objects.
+enum Told {
+    Change(Change),
+    /// It is up, and all that changed before was told.
+    Current(Kind),
 }
 
 #[derive(Debug, Default)]
@@ -202,19 +216,31 @@ struct Owner {
 // === impl Owner ===
 
 impl Owner {
-    async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
-        while let Some(change) = changes.recv().await {
-            self.take(change);
+    async fn run(mut self, mut changes: mpsc::Receiver<Told>) {
+        while let Some(told) = changes.recv().await {
+            let mut current = self.take_told(told);
             // What came meanwhile goes into the same snapshot.
             for _ in 0..QUEUE {
-                let Ok(change) = changes.try_recv() else { break };
-                self.take(change);
+                let Ok(told) = changes.try_recv() else { break };
+                current = self.take_told(told).or(current);
             }
             if self.listed.len() == Kind::ALL.len() {
                 self.publish();
             }
+            if current == Some(Kind::SidecarSets) {
+                self.health.resumed();
+            }
             sleep(PAUSE).await;
         }
+    }
+
+    /// The watch that is up again, if that was told.
+    fn take_told(&mut self, told: Told) -> Option<Kind> {
+        match told {
+            Told::Change(change) => self.take(change),
+            Told::Current(kind) => return Some(kind),
+        }
+        None
     }
 
     fn take(&mut self, change: Change) {
@@ -317,22 +343,30 @@ impl Source {
     }
 
     /// Lists and watches, and begins again whatever happens, until nobody takes the changes any more.
-    async fn follow(self, changes: mpsc::Sender<Change>) {
+    async fn follow(self, changes: mpsc::Sender<Told>) {
         let mut version = None;
         let mut delays = delays();
+        let mut prompt = PROMPT;
         while !changes.is_closed() {
             let began = Instant::now();
             let ended = self.attempt(&mut version, &changes).await;
+            self.health.interrupted(self.kind);
             let was_steady = began.elapsed() >= STEADY;
             if was_steady {
                 delays = self::delays();
+                prompt = PROMPT;
             }
             match ended {
                 Ok(Ended::InTime) if was_steady => continue,
-                Ok(Ended::InTime) => {}
-                Ok(Ended::Expired) => {
-                    version = None;
-                    self.health.restarted(self.kind);
+                Ok(ended) => {
+                    if matches!(ended, Ended::Expired) {
+                        version = None;
+                        self.health.restarted(self.kind);
+                    }
+                    if prompt > 0 {
+                        prompt -= 1;
+                        continue;
+                    }
                 }
                 Err(trouble) => {
                     // Who cannot be reached has said nothing about the version. Whoever answers otherwise may mean it:
@@ -348,13 +382,13 @@ impl Source {
     }
 
     /// Lists, unless there is a version to go on from, and watches.
-    async fn attempt(&self, version: &mut Option<String>, changes: &mpsc::Sender<Change>) -> Result<Ended, Trouble> {
+    async fn attempt(&self, version: &mut Option<String>, changes: &mpsc::Sender<Told>) -> Result<Ended, Trouble> {
         let from = if let Some(version) = version {
             version
         } else {
             let Some((listed, objects)) = self.list().await? else { return Ok(Ended::Expired) };
             self.health.heard(self.kind);
-            let _ = changes.send(Change::All(self.kind, objects)).await;
+            let _ = changes.send(Told::Change(Change::All(self.kind, objects))).await;
             version.insert(listed)
         };
         self.watch(from, changes).await
@@ -386,7 +420,7 @@ impl Source {
     }
 
     /// Follows `version` to what is newest, until the watch ends.
-    async fn watch(&self, version: &mut String, changes: &mpsc::Sender<Change>) -> Result<Ended, Trouble> {
+    async fn watch(&self, version: &mut String, changes: &mpsc::Sender<Told>) -> Result<Ended, Trouble> {
         let watch = match self.kind {
             Kind::Namespaces => self.request.watch_metadata(&self.watches, version),
             _ => self.request.watch(&self.watches, version),
@@ -397,6 +431,7 @@ impl Source {
             Err(Failure::Trouble(trouble)) => return Err(trouble),
             Ok(events) => events,
         };
+        let _ = changes.send(Told::Current(self.kind)).await;
         let mut events = pin!(events);
         let limit = Duration::from_secs(RENEWAL.into()) + GRACE;
         loop {
@@ -429,7 +464,7 @@ impl Source {
                     Failure::Trouble(trouble) => return Err(trouble),
                 },
             };
-            let _ = changes.send(change).await;
+            let _ = changes.send(Told::Change(change)).await;
         }
     }
 
@@ -550,6 +585,25 @@ impl Health {
         self.sidecarsets.store(snapshot.sidecarsets().len(), Ordering::Relaxed);
         self.broken.store(snapshot.broken().len(), Ordering::Relaxed);
         self.state().synced = true;
+    }
+
+    /// Since when the watch for SidecarSets is down, if it is.
+    pub fn interruption(&self) -> watch::Receiver<Interruption> {
+        self.interrupted.subscribe()
+    }
+
+    fn interrupted(&self, kind: Kind) {
+        if kind == Kind::SidecarSets {
+            self.interrupted.send_if_modified(|since| {
+                let is_news = since.is_none();
+                since.get_or_insert_with(tokio::time::Instant::now);
+                is_news
+            });
+        }
+    }
+
+    fn resumed(&self) {
+        self.interrupted.send_if_modified(|since| since.take().is_some());
     }
 
     fn restarted(&self, kind: Kind) {
@@ -682,6 +736,25 @@ mod tests {
         ]);
         let seen = |snapshot: &Snapshot, health: &Health| names(snapshot) == ["other"] && health.restarts()[0].1 == 1;
         run_until(client, seen).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_interruption_lasts_until_the_watch_is_up_again_and_all_is_published() {
+        let client = api_server(vec![
+            (StatusCode::OK, list(&[])),
+            (StatusCode::OK, String::new()),
+            (StatusCode::GONE, failure(410).to_string()),
+            (StatusCode::OK, list(&[set("mesh", &json!({}))])),
+        ]);
+        let told = Mutex::new(Vec::new());
+        let seen = |snapshot: &Snapshot, health: &Health| {
+            let interrupted = health.interruption().borrow().is_some();
+            told.lock().unwrap().push((interrupted, names(snapshot).len()));
+            !interrupted && names(snapshot) == ["mesh"]
+        };
+        run_until(client, seen).await.unwrap();
+        let told = told.into_inner().unwrap();
+        assert!(!told.contains(&(true, 1)) || told.ends_with(&[(false, 1)]), "{told:?}");
     }
 
     #[tokio::test]

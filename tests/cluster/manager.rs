@@ -385,7 +385,7 @@ async fn missed_pod(cluster: &Cluster, ns: &Namespace, manager: &Manager) -> Res
     counted.await.map_err(|error| manager.process.explain(error))
 }
 
-/// The rights in `manifests/rbac.yaml`, as `verb resource.group`.
+/// The rights in `manifests/base/rbac.yaml`, as `verb resource.group`.
 fn granted() -> Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(format!("{}/rbac.yaml", manifests()))?;
     let mut granted = BTreeSet::new();
@@ -524,7 +524,7 @@ async fn taken_over(cluster: &Cluster, ns: &Namespace) -> Result<()> {
             "spec": {"containers": [{"name": "app", "image": "app:1"}, sidecar], "volumes": [{"name": "sv00", "emptyDir": {}}]},
         }))
         .await?;
-    let namespace = format!("{}/namespace.yaml", manifests());
+    let namespace = format!("{}/base/namespace.yaml", manifests());
     cluster.kubectl_says(&["apply", "--server-side", "-f", &namespace]).await?;
     let secrets: Api<Secret> = Api::namespaced(cluster.client(), NAMESPACE);
     let theirs = old_certificates(now() - SignedDuration::from_hours(24))?;

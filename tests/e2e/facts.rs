@@ -117,7 +117,7 @@ async fn run(ns: &Namespace, name: &str, containers: Value) -> Result<Pod> {
     .await
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -6,12 +6,13 @@
 mod harness;
 
 mod facts;
+mod outrigger;
 
 use std::process::ExitCode;
 
 use harness::Parts;
 
 fn main() -> ExitCode {
-    let subjects = [facts::tests()];
+    let subjects = [facts::tests(), outrigger::tests()];
     harness::run::main(Parts::Node, subjects.into_iter().flatten())
 }
