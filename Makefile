@@ -24,10 +24,10 @@ e2e: image ## Run the tests on a node: containers of real images. Root on Debian
 	cargo test $(CARGO_FLAGS) --test e2e
 	cargo test $(CARGO_FLAGS) --test disturbance
 
-cluster-up: ## Start that Kubernetes to play with, as root with a node; prints where its kubeconfig is.
+cluster-up: ## Start that Kubernetes to play with, Outrigger inside; as root with a node; prints where its kubeconfig is.
 	@[ "$$(id -u)" != 0 ] || tests/e2e/prepare
 	tests/cluster/tools/build node
-	cargo build $(CARGO_FLAGS) --example cluster
+	cargo build $(CARGO_FLAGS) --bin outrigger --example cluster
 	@tests/cluster/tools/up target/debug/examples/cluster
 
 cluster-down: ## Stop it.
