@@ -387,7 +387,7 @@ async fn missed_pod(cluster: &Cluster, ns: &Namespace, manager: &Manager) -> Res
 
 /// The rights in `manifests/base/rbac.yaml`, as `verb resource.group`.
 fn granted() -> Result<BTreeSet<String>> {
-    let text = std::fs::read_to_string(format!("{}/rbac.yaml", manifests()))?;
+    let text = std::fs::read_to_string(format!("{}/base/rbac.yaml", manifests()))?;
     let mut granted = BTreeSet::new();
     for document in serde_saphyr::from_multiple::<Value>(&text)? {
         for rule in document["rules"].as_array().into_iter().flatten() {
