@@ -156,7 +156,8 @@ impl<'a> Scanner<'a> {
     /// Reads any value. Brackets that are open are kept as bits, the innermost lowest: set for an object.
     pub fn skip(&mut self) -> Result<(), ScanError> {
         let bytes = self.text.as_bytes();
-        let (mut at, mut next) = (self.at, 0);
+        let mut at = self.at;
+        let mut next;
         let mut objects = 0_u128;
         let mut depth = 0;
         'value: loop {
