@@ -112,7 +112,7 @@ impl Patch {
 
     fn list(&mut self, path: &str, edits: &ListEdits<'_>, present: bool) {
         for (index, injected) in &edits.replaced {
-            self.operation("replace", &format!("{path}/{index}"), |out| injected.write(out));
+            self.operation("replace", &place(path, *index), |out| injected.write(out));
         }
         for (index, edit) in &edits.barriers {
             let env = format!("{path}/{index}/env");
@@ -128,7 +128,7 @@ impl Patch {
         }
         if present {
             for (index, injected) in edits.before.iter().enumerate() {
-                self.operation("add", &format!("{path}/{index}"), |out| injected.write(out));
+                self.operation("add", &place(path, index), |out| injected.write(out));
             }
             self.append(path, true, &edits.after, |out, injected| injected.write(out));
         } else {
@@ -167,27 +167,44 @@ pub(super) fn push_string(out: &mut String, text: &str) {
 /// Appends `text` as it stands inside a JSON string.
 fn push_escaped(out: &mut String, text: &str) {
     out.reserve(text.len() + text.len() / 4);
-    let mut rest = text;
+    let bytes = text.as_bytes();
+    let mut done = 0;
     loop {
-        let (plain, special) = rest.split_at(end_of_plain(rest.as_bytes(), 0));
-        out.push_str(plain);
-        let Some(byte) = special.bytes().next() else { return };
-        match byte {
-            b'"' => out.push_str("\\\""),
-            b'\\' => out.push_str("\\\\"),
-            b'\n' => out.push_str("\\n"),
-            control => {
+        let at = end_of_plain(bytes, done);
+        out.push_str(&text[done..at]);
+        match bytes.get(at) {
+            None => return,
+            Some(b'"') => out.push_str("\\\""),
+            Some(b'\\') => out.push_str("\\\\"),
+            Some(b'\n') => out.push_str("\\n"),
+            Some(control) => {
                 // Writing to a String cannot fail.
                 let _ = write!(out, "\\u{control:04x}");
             }
         }
-        rest = &special[1..];
+        done = at + 1;
     }
 }
 
 /// A key as a step of a JSON pointer (RSP-7).
 pub(super) fn pointer(key: &str) -> Cow<'_, str> {
-    if key.contains(['~', '/']) { Cow::Owned(key.replace('~', "~0").replace('/', "~1")) } else { Cow::Borrowed(key) }
+    if !key.contains(['~', '/']) {
+        return Cow::Borrowed(key);
+    }
+    let mut step = String::with_capacity(key.len() + 8);
+    for character in key.chars() {
+        match character {
+            '~' => step.push_str("~0"),
+            '/' => step.push_str("~1"),
+            other => step.push(other),
+        }
+    }
+    Cow::Owned(step)
+}
+
+/// A place in a list.
+fn place(list: &str, index: usize) -> String {
+    [list, "/", &index.to_string()].concat()
 }
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ const AFTER_TIME: &str = ",\"hash\":";
 /// The entries of one SidecarSet, rendered when it is compiled; only the time is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
+    /// Name of the set, as JSON.
+    name: String,
+    /// What follows the time.
     full: String,
     without_image: String,
 }
@@ -55,7 +58,11 @@ impl Record {
             let text = json::text(&entry);
             text.find(AFTER_TIME).map_or_else(String::new, |at| text[at..].to_owned())
         };
-        Self { full: after_time(&hashes.full, revision), without_image: after_time(&hashes.without_image, "") }
+        Self {
+            name: json::text(&set),
+            full: after_time(&hashes.full, revision),
+            without_image: after_time(&hashes.without_image, ""),
+        }
     }
 }
 
@@ -109,27 +116,30 @@ pub fn write<'a>(
         return;
     }
     let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let changed: BTreeSet<&str> = changed_sets(edits);
+    let changed = changed_sets(edits);
     let before = |key: &str, edits: &Edits<'_>| {
         edits.annotations.get(key).map(ToString::to_string).or_else(|| annotations.get(key).map(str::to_owned))
     };
+    let mut records: Vec<(&str, &Record)> =
+        contributing.iter().map(|Chosen { set, content }| (set.name.as_str(), &content.record)).collect();
+    records.sort_unstable_by_key(|(name, _)| *name);
 
     let mut entries = Vec::with_capacity(8);
-    for (key, pick) in [
-        (names::HASH, (|record| &record.full) as fn(&Record) -> &String),
+    for (key, after_time) in [
+        (names::HASH, (|record| &record.full) as fn(&Record) -> &str),
         (names::HASH_WITHOUT_IMAGE, |record| &record.without_image),
     ] {
-        let records =
-            contributing.iter().map(|Chosen { set, content }| (set.name.as_str(), pick(&content.record).as_str()));
-        let text = hash_annotation(before(key, edits).as_deref(), records, &now, &changed, key, facts);
+        let text = hash_annotation(before(key, edits).as_deref(), &records, after_time, &now, &changed, key, facts);
         entries.push((Annotation::Record(key), text));
     }
 
     let listed = before(names::INJECTED_LIST, edits).unwrap_or_default();
-    let mut list: BTreeSet<&str> = listed.split(',').filter(|name| !name.is_empty()).collect();
+    let mut list: Vec<&str> = listed.split(',').filter(|name| !name.is_empty()).collect();
     // ANN-2: all that apply, also one whose restored revision is empty.
     list.extend(chosen.iter().map(|chosen| chosen.set.name.as_str()));
-    entries.push((Annotation::Record(names::INJECTED_LIST), list.into_iter().collect::<Vec<_>>().join(",")));
+    list.sort_unstable();
+    list.dedup();
+    entries.push((Annotation::Record(names::INJECTED_LIST), list.join(",")));
 
     let working: Vec<&(String, String)> = contributing.iter().flat_map(|chosen| &chosen.content.working).collect();
     if !working.is_empty() {
@@ -193,19 +203,17 @@ fn changed_sets<'a>(edits: &Edits<'a>) -> BTreeSet<&'a str> {
     injected.map(|injected| injected.set).collect()
 }
 
-/// ANN-1, ANN-5, ANN-6: entries of other sets stay; a set that changed nothing keeps its time. `records` are names of
-/// sets and what follows the time in their entries.
-fn hash_annotation<'r>(
+/// ANN-1, ANN-5, ANN-6: entries of other sets stay; a set that changed nothing keeps its time. `records` are sorted by
+/// the names of their sets.
+fn hash_annotation(
     before: Option<&str>,
-    records: impl Iterator<Item = (&'r str, &'r str)>,
+    records: &[(&str, &Record)],
+    after_time: fn(&Record) -> &str,
     now: &str,
     changed: &BTreeSet<&str>,
     key: &'static str,
     facts: &mut impl Recorder,
 ) -> String {
-    let mut records: Vec<(&str, &str)> = records.collect();
-    records.sort_unstable();
-    let entry = |after_time: &str| [r#"{"updateTimestamp":""#, now, "\"", after_time].concat();
     let old = match before.map(read_entries) {
         Some(Some(old)) => old,
         // Differs: ANN-6. The reference refuses the pod.
@@ -215,17 +223,21 @@ fn hash_annotation<'r>(
         }
         None => Vec::new(),
     };
+    let begin_time = r#"{"updateTimestamp":""#;
     if old.is_empty() {
-        return print_object(records.into_iter().map(|(name, after_time)| (name, entry(after_time))));
+        let entry =
+            |(_, record): &(_, &Record)| [&record.name, ":", begin_time, now, "\"", after_time(record)].concat();
+        return print_object(records.iter().map(entry));
     }
     let mut texts: BTreeMap<&str, String> = old.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
-    for (name, after_time) in records {
+    for (name, record) in records {
+        let after_time = after_time(record);
         let same = texts.get(name).is_some_and(|old| old.ends_with(after_time));
         if !same || changed.contains(name) {
-            texts.insert(name, entry(after_time));
+            texts.insert(name, [begin_time, now, "\"", after_time].concat());
         }
     }
-    print_object(texts.into_iter())
+    print_object(texts.into_iter().map(|(name, text)| [&json::text(&name), ":", &text].concat()))
 }
 
 /// The entries of a hash annotation, each as the text it had; the legacy form is brought into today's (ANN-6). `None`
@@ -258,13 +270,11 @@ fn working_annotation(before: Option<&str>, working: &[&(String, String)], facts
 }
 
 /// An object of these members.
-fn print_object<'n>(members: impl Iterator<Item = (&'n str, String)>) -> String {
+fn print_object(members: impl Iterator<Item = String>) -> String {
     let mut out = String::with_capacity(1024);
-    for (name, text) in members {
+    for member in members {
         out.push(if out.is_empty() { '{' } else { ',' });
-        out.push_str(&json::text(&name));
-        out.push(':');
-        out.push_str(&text);
+        out.push_str(&member);
     }
     out.push_str(if out.is_empty() { "{}" } else { "}" });
     out
@@ -284,7 +294,7 @@ mod tests {
 
     fn annotation(before: Option<&str>, record: &Record, changed: &[&str], facts: &mut Everything) -> String {
         let changed = changed.iter().copied().collect();
-        hash_annotation(before, [("mesh", record.full.as_str())].into_iter(), NOW, &changed, names::HASH, facts)
+        hash_annotation(before, &[("mesh", record)], |record| &record.full, NOW, &changed, names::HASH, facts)
     }
 
     #[test]
