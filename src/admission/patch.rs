@@ -18,7 +18,7 @@ pub fn encode(edits: &Edits<'_>, pod: &Pod<'_>, spec: &Spec<'_>) -> Option<Strin
     let mut patch = Patch { json: String::with_capacity(8192) };
     let metadata = &pod.metadata;
     // The API server never sends a pod without these two; a person may.
-    if !metadata.is_present() && (edits.name.is_some() || !edits.annotations.is_empty()) {
+    if !metadata.is_present() && (edits.name.is_some() || edits.touch_annotations()) {
         patch.operation("add", "/metadata", |out| out.push_str("{}"));
     }
     if !pod.has_spec() && edits.touch_spec() {
@@ -68,30 +68,39 @@ impl Patch {
     }
 
     fn annotations(&mut self, edits: &Edits<'_>, present: bool) {
-        let annotations = &edits.annotations;
-        if annotations.is_empty() {
+        if !edits.touch_annotations() {
             return;
         }
+        let plain = edits.annotations.iter().map(|(key, value)| (&**key, &**value, false));
+        let escaped = edits.escaped_annotations.iter().map(|(key, value)| (*key, value.as_str(), true));
+        let mut all: Vec<(&str, &str, bool)> = plain.chain(escaped).collect();
+        all.sort_unstable_by_key(|(key, ..)| *key);
+        let push_value = |out: &mut String, value: &str, is_escaped: bool| {
+            out.push('"');
+            if is_escaped {
+                out.push_str(value);
+            } else {
+                push_escaped(out, value);
+            }
+            out.push('"');
+        };
         if !present {
             // RSP-7: without a map there, the whole map is added.
             self.operation("add", "/metadata/annotations", |out| {
-                out.push('{');
-                for (index, (key, value)) in annotations.iter().enumerate() {
-                    if index > 0 {
-                        out.push(',');
-                    }
+                for (index, (key, value, is_escaped)) in all.iter().enumerate() {
+                    out.push(if index == 0 { '{' } else { ',' });
                     push_string(out, key);
                     out.push(':');
-                    push_string(out, value);
+                    push_value(out, value, *is_escaped);
                 }
                 out.push('}');
             });
             return;
         }
-        for (key, value) in annotations {
+        for (key, value, is_escaped) in all {
             let mut path = "/metadata/annotations/".to_owned();
             push_escaped(&mut path, &pointer(key));
-            self.operation("add", &path, |out| push_string(out, value));
+            self.operation("add", &path, |out| push_value(out, value, is_escaped));
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::compiled::Twin;
@@ -36,11 +37,18 @@ const AFTER_TIME: &str = ",\"hash\":";
 /// The entries of one SidecarSet, rendered when it is compiled; only the time is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Name of the set, as JSON.
-    name: String,
-    /// What follows the time.
-    full: String,
-    without_image: String,
+    /// Name of the set, as JSON that stands inside a JSON string.
+    name_escaped: String,
+    full: AfterTime,
+    without_image: AfterTime,
+}
+
+/// What follows the time in an entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct AfterTime {
+    text: String,
+    /// The same as it stands inside a JSON string, which is where most pods get it.
+    escaped: String,
 }
 
 impl Record {
@@ -56,14 +64,21 @@ impl Record {
                 controller_revision: Cow::Borrowed(revision),
             };
             let text = json::text(&entry);
-            text.find(AFTER_TIME).map_or_else(String::new, |at| text[at..].to_owned())
+            let text = text.find(AFTER_TIME).map_or_else(String::new, |at| text[at..].to_owned());
+            AfterTime { escaped: escaped(&text), text }
         };
         Self {
-            name: json::text(&set),
+            name_escaped: escaped(&json::text(&set)),
             full: after_time(&hashes.full, revision),
             without_image: after_time(&hashes.without_image, ""),
         }
     }
+}
+
+/// JSON as it stands inside a JSON string.
+fn escaped(json: &str) -> String {
+    let string = Value::from(json).to_string();
+    string.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default().to_owned()
 }
 
 /// The revision of a set that a pod was injected with, as far as its record says.
@@ -126,10 +141,14 @@ pub fn write<'a>(
 
     let mut entries = Vec::with_capacity(8);
     for (key, after_time) in [
-        (names::HASH, (|record| &record.full) as fn(&Record) -> &str),
+        (names::HASH, (|record| &record.full) as fn(&Record) -> &AfterTime),
         (names::HASH_WITHOUT_IMAGE, |record| &record.without_image),
     ] {
-        let text = hash_annotation(before(key, edits).as_deref(), &records, after_time, &now, &changed, key, facts);
+        let Some(before) = before(key, edits) else {
+            entries.push((Annotation::First(key), first_hash_annotation(&records, after_time, &now)));
+            continue;
+        };
+        let text = hash_annotation(&before, &records, after_time, &now, &changed, key, facts);
         entries.push((Annotation::Record(key), text));
     }
 
@@ -160,6 +179,11 @@ pub fn write<'a>(
     }
 
     for (annotation, text) in entries {
+        if let Annotation::First(key) = annotation {
+            facts.record(|| annotation.fact());
+            edits.escaped_annotations.insert(key, text);
+            continue;
+        }
         let key = annotation.key();
         if annotations.get(&key) == Some(text.as_str()) {
             edits.annotations.remove(&key);
@@ -172,21 +196,27 @@ pub fn write<'a>(
 
 /// An annotation that is written here.
 enum Annotation<'t> {
+    /// A record where there is none yet, as it stands inside a JSON string.
+    First(&'static str),
     Record(&'static str),
-    Version { prefix: &'static str, container: &'t str, version: &'static str },
+    Version {
+        prefix: &'static str,
+        container: &'t str,
+        version: &'static str,
+    },
 }
 
 impl Annotation<'_> {
     fn key(&self) -> Cow<'static, str> {
         match self {
-            Self::Record(key) => Cow::Borrowed(key),
+            Self::First(key) | Self::Record(key) => Cow::Borrowed(key),
             Self::Version { prefix, container, .. } => Cow::Owned(format!("{prefix}{container}")),
         }
     }
 
     fn fact(&self) -> Fact {
         match *self {
-            Self::Record(key) => Fact::Record { key },
+            Self::First(key) | Self::Record(key) => Fact::Record { key },
             Self::Version { container, version, .. } => {
                 Fact::Version { container: container.to_owned(), key: self.key().into_owned(), version }
             }
@@ -203,41 +233,46 @@ fn changed_sets<'a>(edits: &Edits<'a>) -> BTreeSet<&'a str> {
     injected.map(|injected| injected.set).collect()
 }
 
-/// ANN-1, ANN-5, ANN-6: entries of other sets stay; a set that changed nothing keeps its time. `records` are sorted by
-/// the names of their sets.
+/// The annotation of a pod that has none yet, as it stands inside a JSON string. `records` are sorted by the names of
+/// their sets, and there is at least one.
+fn first_hash_annotation(records: &[(&str, &Record)], after_time: fn(&Record) -> &AfterTime, now: &str) -> String {
+    let mut out = String::with_capacity(1024);
+    for (_, record) in records {
+        out.push(if out.is_empty() { '{' } else { ',' });
+        out.push_str(&record.name_escaped);
+        out.push_str(r#":{\"updateTimestamp\":\""#);
+        out.push_str(now);
+        out.push_str("\\\"");
+        out.push_str(&after_time(record).escaped);
+    }
+    out.push('}');
+    out
+}
+
+/// ANN-1, ANN-5, ANN-6: entries of other sets stay; a set that changed nothing keeps its time.
 fn hash_annotation(
-    before: Option<&str>,
+    before: &str,
     records: &[(&str, &Record)],
-    after_time: fn(&Record) -> &str,
+    after_time: fn(&Record) -> &AfterTime,
     now: &str,
     changed: &BTreeSet<&str>,
     key: &'static str,
     facts: &mut impl Recorder,
 ) -> String {
-    let old = match before.map(read_entries) {
-        Some(Some(old)) => old,
-        // Differs: ANN-6. The reference refuses the pod.
-        Some(None) => {
-            facts.warn(Fact::RecordReset { key });
-            Vec::new()
-        }
-        None => Vec::new(),
-    };
-    let begin_time = r#"{"updateTimestamp":""#;
-    if old.is_empty() {
-        let entry =
-            |(_, record): &(_, &Record)| [&record.name, ":", begin_time, now, "\"", after_time(record)].concat();
-        return print_object(records.iter().map(entry));
-    }
+    // Differs: ANN-6. The reference refuses the pod.
+    let old = read_entries(before).unwrap_or_else(|| {
+        facts.warn(Fact::RecordReset { key });
+        Vec::new()
+    });
     let mut texts: BTreeMap<&str, String> = old.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
     for (name, record) in records {
-        let after_time = after_time(record);
+        let after_time = after_time(record).text.as_str();
         let same = texts.get(name).is_some_and(|old| old.ends_with(after_time));
         if !same || changed.contains(name) {
-            texts.insert(name, [begin_time, now, "\"", after_time].concat());
+            texts.insert(name, [r#"{"updateTimestamp":""#, now, "\"", after_time].concat());
         }
     }
-    print_object(texts.into_iter().map(|(name, text)| [&json::text(&name), ":", &text].concat()))
+    print_object(texts.into_iter())
 }
 
 /// The entries of a hash annotation, each as the text it had; the legacy form is brought into today's (ANN-6). `None`
@@ -270,11 +305,13 @@ fn working_annotation(before: Option<&str>, working: &[&(String, String)], facts
 }
 
 /// An object of these members.
-fn print_object(members: impl Iterator<Item = String>) -> String {
+fn print_object<'n>(members: impl Iterator<Item = (&'n str, String)>) -> String {
     let mut out = String::with_capacity(1024);
-    for member in members {
+    for (name, text) in members {
         out.push(if out.is_empty() { '{' } else { ',' });
-        out.push_str(&member);
+        out.push_str(&json::text(&name));
+        out.push(':');
+        out.push_str(&text);
     }
     out.push_str(if out.is_empty() { "{}" } else { "}" });
     out
@@ -294,7 +331,12 @@ mod tests {
 
     fn annotation(before: Option<&str>, record: &Record, changed: &[&str], facts: &mut Everything) -> String {
         let changed = changed.iter().copied().collect();
-        hash_annotation(before, &[("mesh", record)], |record| &record.full, NOW, &changed, names::HASH, facts)
+        let records = [("mesh", record)];
+        let Some(before) = before else {
+            let escaped = first_hash_annotation(&records, |record| &record.full, NOW);
+            return serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
+        };
+        hash_annotation(before, &records, |record| &record.full, NOW, &changed, names::HASH, facts)
     }
 
     #[test]
@@ -304,7 +346,7 @@ mod tests {
             text,
             r#"{"mesh":{"updateTimestamp":"2026-03-04T05:06:07Z","hash":"4vz5","sidecarSetName":"mesh","sidecarList":["proxy"],"controllerRevision":"mesh-6c7"}}"#
         );
-        assert!(!record("4vz5").without_image.contains("controllerRevision"), "ANN-4");
+        assert!(!record("4vz5").without_image.text.contains("controllerRevision"), "ANN-4");
     }
 
     #[test]
