@@ -24,12 +24,26 @@ pub struct ScanError {
 pub struct Scanner<'a> {
     text: &'a str,
     at: usize,
+    /// A bit for each byte of the text: set for quotes, backslashes and control characters.
+    marks: Vec<u64>,
+    ahead: Ahead,
+}
+
+/// The marks that are not passed yet: all that lie behind the place of the scanner, and maybe some that lie before it.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    /// Number of a word of the marks.
+    word: usize,
+    /// What is left of it.
+    bits: u64,
 }
 
 impl<'a> Scanner<'a> {
     /// Begins at the start of `text`.
     pub fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        let marks = marks(text.as_bytes());
+        let ahead = Ahead::from(&marks, 0);
+        Self { text, at: 0, marks, ahead }
     }
 
     /// Reads an object: `member` is called with each key and must read the value.
@@ -79,6 +93,7 @@ impl<'a> Scanner<'a> {
     /// Goes back to a mark, to read the value there in another way.
     pub fn back_to(&mut self, mark: usize) {
         self.at = mark;
+        self.ahead = Ahead::from(&self.marks, mark);
     }
 
     /// Reads an array: `item` is called for each element and must read it.
@@ -107,7 +122,7 @@ impl<'a> Scanner<'a> {
             return Err(self.wrong("a string"));
         }
         let start = self.at;
-        let (end, has_escapes) = past_string(self.text.as_bytes(), start)?;
+        let (end, has_escapes) = past_string(self.text.as_bytes(), start, &self.marks, &mut self.ahead)?;
         self.at = end;
         if has_escapes {
             return self.unescape(start);
@@ -156,17 +171,18 @@ impl<'a> Scanner<'a> {
     /// Reads any value. Brackets that are open are kept as bits, the innermost lowest: set for an object.
     pub fn skip(&mut self) -> Result<(), ScanError> {
         let bytes = self.text.as_bytes();
-        let mut at = self.at;
+        let marks = self.marks.as_slice();
+        let (mut at, mut ahead) = (self.at, self.ahead);
         let mut next;
         let mut objects = 0_u128;
         let mut depth = 0;
         'value: loop {
             if objects & 1 != 0 {
-                at = past_key(bytes, at)?;
+                at = past_key(bytes, at, marks, &mut ahead)?;
             }
             (at, next) = seek(bytes, at);
             match next {
-                b'"' => (at, _) = past_string(bytes, at)?,
+                b'"' => (at, _) = past_string(bytes, at, marks, &mut ahead)?,
                 open @ (b'{' | b'[') => {
                     let is_object = open == b'{';
                     (at, next) = seek(bytes, at + 1);
@@ -190,7 +206,7 @@ impl<'a> Scanner<'a> {
             // A value ended: so may the lists and objects around it.
             loop {
                 if depth == 0 {
-                    self.at = at;
+                    (self.at, self.ahead) = (at, ahead);
                     return Ok(());
                 }
                 let in_object = objects & 1 != 0;
@@ -263,12 +279,12 @@ fn seek_past_space(bytes: &[u8], mut at: usize) -> (usize, u8) {
 
 /// Behind the key and the colon of the member that begins here.
 #[inline]
-fn past_key(bytes: &[u8], at: usize) -> Result<usize, ScanError> {
+fn past_key(bytes: &[u8], at: usize, marks: &[u64], ahead: &mut Ahead) -> Result<usize, ScanError> {
     let (at, first) = seek(bytes, at);
     if first != b'"' {
         return wrong(at, "a key");
     }
-    let (at, _) = past_string(bytes, at)?;
+    let (at, _) = past_string(bytes, at, marks, ahead)?;
     let (at, next) = seek(bytes, at);
     if next != b':' {
         return wrong(at, "a colon");
@@ -278,22 +294,24 @@ fn past_key(bytes: &[u8], at: usize) -> Result<usize, ScanError> {
 
 /// Behind the string that begins here; whether it holds escapes. Their spelling is checked by who reads them.
 #[inline]
-fn past_string(bytes: &[u8], at: usize) -> Result<(usize, bool), ScanError> {
-    let end = end_of_plain(bytes, at + 1);
+fn past_string(bytes: &[u8], at: usize, marks: &[u64], ahead: &mut Ahead) -> Result<(usize, bool), ScanError> {
+    let end = ahead.next_from(marks, at + 1);
     if bytes.get(end) == Some(&b'"') {
         return Ok((end + 1, false));
     }
-    Ok((past_escapes(bytes, end)?, true))
+    let behind;
+    (behind, *ahead) = past_escapes(bytes, end, marks, *ahead)?;
+    Ok((behind, true))
 }
 
 /// Behind a string of which the first escape is here.
 #[cold]
-fn past_escapes(bytes: &[u8], mut at: usize) -> Result<usize, ScanError> {
+fn past_escapes(bytes: &[u8], mut at: usize, marks: &[u64], mut ahead: Ahead) -> Result<(usize, Ahead), ScanError> {
     loop {
         match bytes.get(at) {
-            Some(b'"') => return Ok(at + 1),
-            Some(b'\\') if at + 1 < bytes.len() => at = end_of_plain(bytes, at + 2),
-            _ => return wrong(at, "the end of a string"),
+            Some(b'"') => return Ok((at + 1, ahead)),
+            Some(b'\\') if at + 1 < bytes.len() => at = ahead.next_from(marks, at + 2),
+            _ => return wrong(at.min(bytes.len()), "the end of a string"),
         }
     }
 }
@@ -331,6 +349,54 @@ fn past_literal(bytes: &[u8], at: usize, literal: &'static str) -> Result<usize,
 #[cold]
 fn wrong<T>(at: usize, expected: &'static str) -> Result<T, ScanError> {
     Err(ScanError { expected, at })
+}
+
+// === marks ===
+
+fn marks(text: &[u8]) -> Vec<u64> {
+    let mut marks = Vec::with_capacity(text.len() / 64 + 1);
+    let (blocks, rest) = text.as_chunks();
+    marks.extend(blocks.iter().map(marks_of));
+    let mut last = [b' '; 64];
+    last[..rest.len()].copy_from_slice(rest);
+    marks.push(marks_of(&last));
+    marks
+}
+
+#[inline]
+fn marks_of(block: &[u8; 64]) -> u64 {
+    // The compiler does this with vectors.
+    let is_mark = block.map(|byte| u8::from(byte == b'"') | u8::from(byte == b'\\') | u8::from(byte < 0x20));
+    let (eights, _) = is_mark.as_chunks();
+    // The product moves bit 0 of each of eight bytes side by side into the highest byte.
+    let packed = |eight: &[u8; 8]| u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    eights.iter().enumerate().fold(0, |bits, (n, eight)| bits | packed(eight) << (8 * n))
+}
+
+impl Ahead {
+    fn from(marks: &[u64], at: usize) -> Self {
+        let word = at / 64;
+        Self { word, bits: marks.get(word).map_or(0, |bits| bits & u64::MAX << (at % 64)) }
+    }
+
+    /// Passes all marks up to the first one that lies at `at` or behind it; a place beyond the text when there is none.
+    #[inline]
+    fn next_from(&mut self, marks: &[u64], at: usize) -> usize {
+        loop {
+            while self.bits == 0 {
+                self.word += 1;
+                match marks.get(self.word) {
+                    Some(bits) => self.bits = *bits,
+                    None => return usize::MAX,
+                }
+            }
+            let mark = self.word * 64 + self.bits.trailing_zeros() as usize;
+            self.bits &= self.bits - 1;
+            if mark >= at {
+                return mark;
+            }
+        }
+    }
 }
 
 /// The place of the first quote, backslash or control character from `at` on, or the end: eight bytes at a time.
@@ -455,6 +521,22 @@ mod tests {
             } else if !text.contains('\\') {
                 prop_assert!(scan(&text).is_err(), "{}", text);
             }
+        }
+
+        #[test]
+        fn a_document_with_one_other_byte_is_judged_as_by_the_library(
+            value in json(),
+            pretty: bool,
+            place: proptest::sample::Index,
+            byte in r#"[\[\]{}:," a0\n\x01]"#,
+        ) {
+            let mut text = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { value.to_string() };
+            let place = place.index(text.len());
+            prop_assume!(text.is_char_boundary(place) && text.is_char_boundary(place + 1));
+            text.replace_range(place..=place, &byte);
+            prop_assume!(!text.contains('\\'));
+            let judged = serde_json::from_str::<&serde_json::value::RawValue>(&text);
+            prop_assert_eq!(scan(&text).is_ok(), judged.is_ok(), "{}", text);
         }
 
         #[test]
