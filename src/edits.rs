@@ -17,6 +17,9 @@ pub struct Edits<'a> {
     pub name: Option<String>,
     /// Annotations to set.
     pub annotations: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+    /// Further annotations to set, with values as they stand inside a JSON string: their quotes were escaped when the
+    /// SidecarSet was compiled.
+    pub escaped_annotations: BTreeMap<&'static str, String>,
     /// A readiness gate to append.
     pub readiness_gate: Option<&'static str>,
     /// Image pull secrets.
@@ -103,6 +106,11 @@ pub enum Final<'e, 'a> {
 // === impl Edits ===
 
 impl Edits<'_> {
+    /// Whether any annotation is set.
+    pub fn touch_annotations(&self) -> bool {
+        !self.annotations.is_empty() || !self.escaped_annotations.is_empty()
+    }
+
     /// Whether anything below `spec` is edited.
     pub fn touch_spec(&self) -> bool {
         self.readiness_gate.is_some()

@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde_json::json;
 
 use crate::api::names;
@@ -52,7 +54,10 @@ pub enum Shape {
 /// Whether the pod itself may ask for an order of its containers. A sidecar may too: see
 /// [`crate::edits::Injected::priority`].
 pub fn may_concern(pod: &Pod<'_>) -> bool {
-    pod.metadata.may_annotate(names::LAUNCH_PRIORITY) || pod.may_mention(names::PRIORITY_ENV)
+    // To make one of these costs as much as to search with it.
+    static ANNOTATION: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(names::LAUNCH_PRIORITY));
+    static ENV: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(names::PRIORITY_ENV));
+    pod.metadata.may_annotate(&ANNOTATION) || pod.may_mention(&ENV)
 }
 
 /// Adds barriers to the containers of the pod and to those that are injected. `random` makes the pod's name when it has

@@ -2,14 +2,16 @@
 //! (design decision 1).
 //!
 //! [`Pod`] is the first look: metadata, and the spec as raw text. [`Pod::spec`] is the second, paid only for a pod that
-//! something will be done to, in the same pass when that can be foreseen: names, and inside each container the raw text of
-//! what rules may look into. The third look, at envs, mounts and resources, is paid by the rule that asks. Nothing is ever printed from these types, so no field can be lost by them (RSP-6).
+//! something will be done to, in the same pass when that can be foreseen: names and envs, and inside each container the raw
+//! text of what else rules may look into. The third look, at mounts and resources, is paid by the rule that asks. Nothing is
+//! ever printed from these types, so no field can be lost by them (RSP-6).
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 
-use memchr::memmem;
+use memchr::memchr;
+use memchr::memmem::{self, Finder};
 
 use crate::api::names;
 use crate::quantity::Quantity;
@@ -93,8 +95,8 @@ pub struct Container<'a> {
 struct Envs<'a> {
     list: Vec<EnvVar<'a>>,
     names: Vec<Text<'a>>,
-    /// First and last place of each name, made only for a list too long to be searched.
-    places: HashMap<Text<'a>, (usize, usize)>,
+    /// First and last place of each name, made only for a list too long to be searched, when it is.
+    places: OnceCell<HashMap<Text<'a>, (usize, usize)>>,
 }
 
 /// Envs of a list that is searched from end to end; longer ones are indexed.
@@ -203,18 +205,18 @@ impl<'a> Pod<'a> {
     }
 
     /// Whether the text of the spec may hold this name somewhere; never wrong when it says no.
-    pub fn may_mention(&self, name: &str) -> bool {
+    pub fn may_mention(&self, name: &Finder<'_>) -> bool {
         self.spec.as_ref().is_some_and(|spec| mentions(spec.text, name))
     }
 }
 
 /// Whether a JSON text may hold `name`, which must not need an escape. A text that spells characters in another way than
 /// as themselves counts as a yes.
-fn mentions(json: &str, name: &str) -> bool {
+fn mentions(json: &str, name: &Finder<'_>) -> bool {
     let json = json.as_bytes();
-    memmem::find(json, name.as_bytes()).is_some()
-        || memmem::find(json, b"\\u").is_some()
-        || (name.contains('/') && memmem::find(json, b"\\/").is_some())
+    let escapes = |spelling: &[u8]| memmem::find(json, spelling).is_some();
+    name.find(json).is_some()
+        || memchr(b'\\', json).is_some() && (escapes(b"\\u") || name.needle().contains(&b'/') && escapes(b"\\/"))
 }
 
 // === impl Metadata ===
@@ -254,7 +256,7 @@ impl<'a> Metadata<'a> {
     }
 
     /// Whether `metadata.annotations` may hold this key; like [`Pod::may_mention`].
-    pub fn may_annotate(&self, key: &str) -> bool {
+    pub fn may_annotate(&self, key: &Finder<'_>) -> bool {
         self.annotations.is_some_and(|text| mentions(text, key))
     }
 
@@ -336,8 +338,7 @@ impl<'a> Container<'a> {
                 match key {
                     "name" => container.name = text(scanner)?,
                     "restartPolicy" => container.is_native_sidecar = text(scanner)? == "Always",
-                    // Looked into by few, but appended to by launch priority.
-                    "env" => container.env = optional_list(scanner)?,
+                    "env" => container.scan_env(scanner)?,
                     "volumeMounts" => container.volume_mounts = optional(scanner)?,
                     "volumeDevices" => container.volume_devices = optional(scanner)?,
                     "resources" => container.resources = optional(scanner)?,
@@ -347,6 +348,21 @@ impl<'a> Container<'a> {
             })
         })?;
         Ok(container)
+    }
+
+    /// Reads the envs at once, for they are asked for by name of most pods that are injected. What is wrong with one of
+    /// them matters only to who asks; that they are a list matters also to who appends to them.
+    fn scan_env(&mut self, scanner: &mut Scanner<'a>) -> Result<(), ScanError> {
+        let mark = scanner.mark();
+        if let Ok(envs) = Envs::scan(scanner) {
+            self.env = envs.as_ref().map(|_| scanner.since(mark));
+            self.envs = envs.unwrap_or_default().into();
+        } else {
+            scanner.back_to(mark);
+            self.env = optional_list(scanner)?;
+            self.envs = OnceCell::new();
+        }
+        Ok(())
     }
 
     /// Whether a SidecarSet put this container here: the first env of that name decides (ENV-2).
@@ -375,24 +391,20 @@ impl<'a> Container<'a> {
         name: &str,
         pick: impl FnOnce((usize, usize)) -> usize,
     ) -> Result<Option<&EnvVar<'a>>, PodError> {
-        // Most containers do not have the few names that are asked of all of them.
-        let needs_no_escape = !name.contains(['"', '\\']) && !name.contains(char::is_control);
-        if needs_no_escape && !self.env.is_some_and(|env| mentions(env, name)) {
-            return Ok(None);
-        }
-        let envs = self.envs()?;
+        let envs = match (self.envs.get(), self.env) {
+            (Some(envs), _) => envs,
+            (None, None) => return Ok(None),
+            // There is something wrong with one of them: it is told when it may be the one that is asked for.
+            (None, Some(text)) => {
+                let needs_no_escape = !name.contains(['"', '\\']) && !name.contains(char::is_control);
+                if needs_no_escape && !mentions(text, &Finder::new(name)) {
+                    return Ok(None);
+                }
+                let envs = Envs::scan(&mut Scanner::new(text)).map_err(|error| PodError::new("env", &error))?;
+                self.envs.get_or_init(|| envs.unwrap_or_default())
+            }
+        };
         Ok(envs.places(name).map(|places| &envs.list[pick(places)]))
-    }
-
-    fn envs(&self) -> Result<&Envs<'a>, PodError> {
-        if let Some(envs) = self.envs.get() {
-            return Ok(envs);
-        }
-        let mut envs = Envs::default();
-        if let Some(text) = self.env {
-            envs = Envs::scan(&mut Scanner::new(text)).map_err(|error| PodError::new("env", &error))?;
-        }
-        Ok(self.envs.get_or_init(|| envs))
     }
 
     /// Its volumeMounts, in order.
@@ -415,9 +427,14 @@ impl<'a> Container<'a> {
 }
 
 impl<'a> Envs<'a> {
-    fn scan(scanner: &mut Scanner<'a>) -> Result<Self, ScanError> {
-        let mut envs = Self::default();
-        list(scanner, |scanner| {
+    /// `null` is none.
+    fn scan(scanner: &mut Scanner<'a>) -> Result<Option<Self>, ScanError> {
+        if scanner.null()? {
+            return Ok(None);
+        }
+        let mut envs =
+            Self { list: Vec::with_capacity(16), names: Vec::with_capacity(16), places: OnceCell::default() };
+        scanner.array(|scanner| {
             let mut name = Text::default();
             let mut value = None;
             let raw = whole(scanner, |scanner| {
@@ -433,24 +450,26 @@ impl<'a> Envs<'a> {
             })?;
             envs.list.push(EnvVar { index: envs.list.len(), raw, value });
             envs.names.push(name);
-            Ok(())
+            Ok::<_, ScanError>(())
         })?;
-        if envs.list.len() > SEARCHED {
-            for (index, name) in envs.names.iter().enumerate() {
-                let places = envs.places.entry(name.clone());
-                places.and_modify(|(_, last)| *last = index).or_insert((index, index));
-            }
-        }
-        Ok(envs)
+        Ok(Some(envs))
     }
 
     /// First and last place of a name.
     fn places(&self, name: &str) -> Option<(usize, usize)> {
         if self.list.len() > SEARCHED {
-            return self.places.get(name).copied();
+            return self.places.get_or_init(|| self.index()).get(name).copied();
         }
         let is_it = |found: &Text<'_>| found == name;
         Some((self.names.iter().position(is_it)?, self.names.iter().rposition(is_it)?))
+    }
+
+    fn index(&self) -> HashMap<Text<'a>, (usize, usize)> {
+        let mut places = HashMap::with_capacity(self.names.len());
+        for (index, name) in self.names.iter().enumerate() {
+            places.entry(name.clone()).and_modify(|(_, last)| *last = index).or_insert((index, index));
+        }
+        places
     }
 }
 
@@ -638,10 +657,11 @@ mod tests {
     #[test]
     fn an_escaped_name_is_not_overlooked() {
         let pod = Pod::parse(r#"{"spec":{"containers":[{"env":[{"name":"KRUISE\u005fX"}]}]}}"#).unwrap();
-        assert!(pod.may_mention("KRUISE_X"));
-        assert!(!Pod::parse(r#"{"spec":{"containers":[{}]}}"#).unwrap().may_mention("KRUISE_X"));
+        let name = Finder::new("KRUISE_X");
+        assert!(pod.may_mention(&name));
+        assert!(!Pod::parse(r#"{"spec":{"containers":[{}]}}"#).unwrap().may_mention(&name));
         let pod = Pod::parse(r#"{"metadata":{"annotations":{"a.io\/b":"x"}}}"#).unwrap();
-        assert!(pod.metadata.may_annotate("a.io/b"));
+        assert!(pod.metadata.may_annotate(&Finder::new("a.io/b")));
     }
 
     #[test]

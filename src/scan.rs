@@ -24,12 +24,26 @@ pub struct ScanError {
 pub struct Scanner<'a> {
     text: &'a str,
     at: usize,
+    /// A bit for each byte of the text: set for quotes, backslashes and control characters.
+    marks: Vec<u64>,
+    ahead: Ahead,
+}
+
+/// The marks that are not passed yet: all that lie behind the place of the scanner, and maybe some that lie before it.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    /// Number of a word of the marks.
+    word: usize,
+    /// What is left of it.
+    bits: u64,
 }
 
 impl<'a> Scanner<'a> {
     /// Begins at the start of `text`.
     pub fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        let marks = marks(text.as_bytes());
+        let ahead = Ahead::from(&marks, 0);
+        Self { text, at: 0, marks, ahead }
     }
 
     /// Reads an object: `member` is called with each key and must read the value.
@@ -79,6 +93,7 @@ impl<'a> Scanner<'a> {
     /// Goes back to a mark, to read the value there in another way.
     pub fn back_to(&mut self, mark: usize) {
         self.at = mark;
+        self.ahead = Ahead::from(&self.marks, mark);
     }
 
     /// Reads an array: `item` is called for each element and must read it.
@@ -107,13 +122,18 @@ impl<'a> Scanner<'a> {
             return Err(self.wrong("a string"));
         }
         let start = self.at;
-        if self.skip_string()? {
-            let unescaped: Result<String, _> = serde_json::from_str(&self.text[start..self.at]);
-            return unescaped
-                .map(Cow::Owned)
-                .map_err(|_| ScanError { expected: "a string without wrong escapes", at: start });
+        let (end, has_escapes) = past_string(self.text.as_bytes(), start, &self.marks, &mut self.ahead)?;
+        self.at = end;
+        if has_escapes {
+            return self.unescape(start);
         }
-        Ok(Cow::Borrowed(&self.text[start + 1..self.at - 1]))
+        Ok(Cow::Borrowed(&self.text[start + 1..end - 1]))
+    }
+
+    #[cold]
+    fn unescape(&self, start: usize) -> Result<Cow<'a, str>, ScanError> {
+        let unescaped: Result<String, _> = serde_json::from_str(self.since(start));
+        unescaped.map(Cow::Owned).map_err(|_| ScanError { expected: "a string without wrong escapes", at: start })
     }
 
     /// Reads `null`, if it is there.
@@ -150,55 +170,57 @@ impl<'a> Scanner<'a> {
 
     /// Reads any value. Brackets that are open are kept as bits, the innermost lowest: set for an object.
     pub fn skip(&mut self) -> Result<(), ScanError> {
+        let bytes = self.text.as_bytes();
+        let marks = self.marks.as_slice();
+        let (mut at, mut ahead) = (self.at, self.ahead);
+        let mut next;
         let mut objects = 0_u128;
         let mut depth = 0;
         'value: loop {
-            match self.peek() {
-                b'"' => {
-                    self.skip_string()?;
-                }
+            if objects & 1 != 0 {
+                at = past_key(bytes, at, marks, &mut ahead)?;
+            }
+            (at, next) = seek(bytes, at);
+            match next {
+                b'"' => (at, _) = past_string(bytes, at, marks, &mut ahead)?,
                 open @ (b'{' | b'[') => {
-                    self.at += 1;
                     let is_object = open == b'{';
-                    if self.peek() == if is_object { b'}' } else { b']' } {
-                        self.at += 1;
+                    (at, next) = seek(bytes, at + 1);
+                    if next == if is_object { b'}' } else { b']' } {
+                        at += 1;
                     } else {
                         if depth == DEPTH {
-                            return Err(self.wrong("a document that is not nested so deeply"));
+                            return wrong(at, "a document that is not nested so deeply");
                         }
                         objects = objects << 1 | u128::from(is_object);
-                        if is_object {
-                            self.skip_key()?;
-                        }
                         depth += 1;
                         continue 'value;
                     }
                 }
-                b'-' | b'0'..=b'9' => self.skip_number()?,
-                b't' => self.literal("true")?,
-                b'f' => self.literal("false")?,
-                b'n' => self.literal("null")?,
-                _ => return Err(self.wrong("a value")),
+                b'-' | b'0'..=b'9' => at = past_number(bytes, at)?,
+                b't' => at = past_literal(bytes, at, "true")?,
+                b'f' => at = past_literal(bytes, at, "false")?,
+                b'n' => at = past_literal(bytes, at, "null")?,
+                _ => return wrong(at, "a value"),
             }
             // A value ended: so may the lists and objects around it.
             loop {
                 if depth == 0 {
+                    (self.at, self.ahead) = (at, ahead);
                     return Ok(());
                 }
                 let in_object = objects & 1 != 0;
-                match self.peek() {
+                (at, next) = seek(bytes, at);
+                match next {
                     b',' => {
-                        self.at += 1;
-                        if in_object {
-                            self.skip_key()?;
-                        }
+                        at += 1;
                         continue 'value;
                     }
                     b'}' if in_object => {}
                     b']' if !in_object => {}
-                    _ => return Err(self.wrong("a comma or a closing bracket")),
+                    _ => return wrong(at, "a comma or a closing bracket"),
                 }
-                self.at += 1;
+                at += 1;
                 objects >>= 1;
                 depth -= 1;
             }
@@ -207,14 +229,9 @@ impl<'a> Scanner<'a> {
 
     /// The next byte that is not white space, and 0 at the end. Moves to it.
     fn peek(&mut self) -> u8 {
-        let bytes = self.text.as_bytes();
-        loop {
-            match bytes.get(self.at) {
-                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
-                Some(byte) => return *byte,
-                None => return 0,
-            }
-        }
+        let next;
+        (self.at, next) = seek(self.text.as_bytes(), self.at);
+        next
     }
 
     fn token(&mut self, token: u8, expected: &'static str) -> Result<(), ScanError> {
@@ -225,68 +242,9 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn skip_key(&mut self) -> Result<(), ScanError> {
-        if self.peek() != b'"' {
-            return Err(self.wrong("a key"));
-        }
-        self.skip_string()?;
-        self.token(b':', "a colon")
-    }
-
-    /// Moves behind a string that begins here; whether it holds escapes. Their spelling is checked by who reads them.
-    fn skip_string(&mut self) -> Result<bool, ScanError> {
-        let bytes = self.text.as_bytes();
-        let mut at = self.at + 1;
-        let mut has_escapes = false;
-        loop {
-            at = end_of_plain(bytes, at);
-            match bytes.get(at) {
-                Some(b'"') => {
-                    self.at = at + 1;
-                    return Ok(has_escapes);
-                }
-                Some(b'\\') if at + 1 < bytes.len() => {
-                    has_escapes = true;
-                    at += 2;
-                }
-                _ => return Err(ScanError { expected: "the end of a string", at }),
-            }
-        }
-    }
-
-    fn skip_number(&mut self) -> Result<(), ScanError> {
-        let bytes = self.text.as_bytes();
-        let digits = |mut at: usize| {
-            let start = at;
-            while bytes.get(at).is_some_and(u8::is_ascii_digit) {
-                at += 1;
-            }
-            (at > start).then_some(at)
-        };
-        let wrong = |at| ScanError { expected: "a digit", at };
-        let mut at = self.at + usize::from(bytes[self.at] == b'-');
-        let first = at;
-        at = digits(at).ok_or(wrong(at))?;
-        if bytes[first] == b'0' && at > first + 1 {
-            return Err(ScanError { expected: "a number without leading zeros", at: first });
-        }
-        if bytes.get(at) == Some(&b'.') {
-            at = digits(at + 1).ok_or(wrong(at + 1))?;
-        }
-        if matches!(bytes.get(at), Some(b'e' | b'E')) {
-            at += 1 + usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-')));
-            at = digits(at).ok_or(wrong(at))?;
-        }
-        self.at = at;
-        Ok(())
-    }
-
     fn literal(&mut self, literal: &'static str) -> Result<(), ScanError> {
-        if self.text.as_bytes()[self.at..].starts_with(literal.as_bytes()) {
-            self.at += literal.len();
-            return Ok(());
-        }
-        Err(self.wrong(literal))
+        self.at = past_literal(self.text.as_bytes(), self.at, literal)?;
+        Ok(())
     }
 
     fn wrong(&self, expected: &'static str) -> ScanError {
@@ -294,26 +252,179 @@ impl<'a> Scanner<'a> {
     }
 }
 
+// === steps ===
+//
+// From one place to the next, by value: a place that nobody holds a reference to stays in a register.
+
+/// The next byte from `at` on that is not white space, and 0 at the end; with its place.
+#[inline]
+fn seek(bytes: &[u8], at: usize) -> (usize, u8) {
+    match bytes.get(at) {
+        Some(byte) if *byte > b' ' => (at, *byte),
+        _ => seek_past_space(bytes, at),
+    }
+}
+
+/// API servers send none.
+#[cold]
+fn seek_past_space(bytes: &[u8], mut at: usize) -> (usize, u8) {
+    loop {
+        match bytes.get(at) {
+            Some(b' ' | b'\n' | b'\r' | b'\t') => at += 1,
+            Some(byte) => return (at, *byte),
+            None => return (at, 0),
+        }
+    }
+}
+
+/// Behind the key and the colon of the member that begins here.
+#[inline]
+fn past_key(bytes: &[u8], at: usize, marks: &[u64], ahead: &mut Ahead) -> Result<usize, ScanError> {
+    let (at, first) = seek(bytes, at);
+    if first != b'"' {
+        return wrong(at, "a key");
+    }
+    let (at, _) = past_string(bytes, at, marks, ahead)?;
+    let (at, next) = seek(bytes, at);
+    if next != b':' {
+        return wrong(at, "a colon");
+    }
+    Ok(at + 1)
+}
+
+/// Behind the string that begins here; whether it holds escapes. Their spelling is checked by who reads them.
+#[inline]
+fn past_string(bytes: &[u8], at: usize, marks: &[u64], ahead: &mut Ahead) -> Result<(usize, bool), ScanError> {
+    let end = ahead.next_from(marks, at + 1);
+    if bytes.get(end) == Some(&b'"') {
+        return Ok((end + 1, false));
+    }
+    let behind;
+    (behind, *ahead) = past_escapes(bytes, end, marks, *ahead)?;
+    Ok((behind, true))
+}
+
+/// Behind a string of which the first escape is here.
+#[cold]
+fn past_escapes(bytes: &[u8], mut at: usize, marks: &[u64], mut ahead: Ahead) -> Result<(usize, Ahead), ScanError> {
+    loop {
+        match bytes.get(at) {
+            Some(b'"') => return Ok((at + 1, ahead)),
+            Some(b'\\') if at + 1 < bytes.len() => at = ahead.next_from(marks, at + 2),
+            _ => return wrong(at.min(bytes.len()), "the end of a string"),
+        }
+    }
+}
+
+/// Behind the number that begins here.
+fn past_number(bytes: &[u8], start: usize) -> Result<usize, ScanError> {
+    let digits = |mut at: usize| {
+        let start = at;
+        while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+            at += 1;
+        }
+        (at > start).then_some(at)
+    };
+    let no_digit = |at| ScanError { expected: "a digit", at };
+    let first = start + usize::from(bytes[start] == b'-');
+    let mut at = digits(first).ok_or(no_digit(first))?;
+    if bytes[first] == b'0' && at > first + 1 {
+        return wrong(first, "a number without leading zeros");
+    }
+    if bytes.get(at) == Some(&b'.') {
+        at = digits(at + 1).ok_or(no_digit(at + 1))?;
+    }
+    if matches!(bytes.get(at), Some(b'e' | b'E')) {
+        at += 1 + usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-')));
+        at = digits(at).ok_or(no_digit(at))?;
+    }
+    Ok(at)
+}
+
+/// Behind this word.
+fn past_literal(bytes: &[u8], at: usize, literal: &'static str) -> Result<usize, ScanError> {
+    if bytes[at..].starts_with(literal.as_bytes()) { Ok(at + literal.len()) } else { wrong(at, literal) }
+}
+
+#[cold]
+fn wrong<T>(at: usize, expected: &'static str) -> Result<T, ScanError> {
+    Err(ScanError { expected, at })
+}
+
+// === marks ===
+
+fn marks(text: &[u8]) -> Vec<u64> {
+    let mut marks = Vec::with_capacity(text.len() / 64 + 1);
+    let (blocks, rest) = text.as_chunks();
+    marks.extend(blocks.iter().map(marks_of));
+    let mut last = [b' '; 64];
+    last[..rest.len()].copy_from_slice(rest);
+    marks.push(marks_of(&last));
+    marks
+}
+
+#[inline]
+fn marks_of(block: &[u8; 64]) -> u64 {
+    // The compiler does this with vectors.
+    let is_mark = block.map(|byte| u8::from(byte == b'"') | u8::from(byte == b'\\') | u8::from(byte < 0x20));
+    let (eights, _) = is_mark.as_chunks();
+    // The product moves bit 0 of each of eight bytes side by side into the highest byte.
+    let packed = |eight: &[u8; 8]| u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    eights.iter().enumerate().fold(0, |bits, (n, eight)| bits | packed(eight) << (8 * n))
+}
+
+impl Ahead {
+    fn from(marks: &[u64], at: usize) -> Self {
+        let word = at / 64;
+        Self { word, bits: marks.get(word).map_or(0, |bits| bits & u64::MAX << (at % 64)) }
+    }
+
+    /// Passes all marks up to the first one that lies at `at` or behind it; a place beyond the text when there is none.
+    #[inline]
+    fn next_from(&mut self, marks: &[u64], at: usize) -> usize {
+        loop {
+            while self.bits == 0 {
+                self.word += 1;
+                match marks.get(self.word) {
+                    Some(bits) => self.bits = *bits,
+                    None => return usize::MAX,
+                }
+            }
+            let mark = self.word * 64 + self.bits.trailing_zeros() as usize;
+            self.bits &= self.bits - 1;
+            if mark >= at {
+                return mark;
+            }
+        }
+    }
+}
+
 /// The place of the first quote, backslash or control character from `at` on, or the end: eight bytes at a time.
-pub fn end_of_plain(bytes: &[u8], mut at: usize) -> usize {
+#[inline]
+pub fn end_of_plain(bytes: &[u8], at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
-    let equals = |word: u64, byte: u64| {
-        let difference = word ^ (ONES * byte);
-        difference.wrapping_sub(ONES) & !difference
-    };
-    while let Some(chunk) = bytes.get(at..at + 8).and_then(|chunk| <[u8; 8]>::try_from(chunk).ok()) {
-        let word = u64::from_le_bytes(chunk);
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        // Only the lowest mark is exact, and only the lowest is looked at.
-        let marks = (equals(word, u64::from(b'"')) | equals(word, u64::from(b'\\')) | control) & HIGH;
+    let mut rest = bytes.get(at..).unwrap_or_default();
+    while let Some((chunk, tail)) = rest.split_first_chunk::<8>() {
+        let word = u64::from_le_bytes(*chunk);
+        // A difference below zero sets the high bit of its byte, and may spoil the bytes above: only the lowest mark is
+        // exact, and only the lowest is looked at. The quote, 0x22, is made to come right after the control characters
+        // by changing places with 0x20.
+        let quote_or_control = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
+        let backslash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+        let marks = (quote_or_control | backslash) & !word & HIGH;
         if marks != 0 {
-            return at + marks.trailing_zeros() as usize / 8;
+            return bytes.len() - rest.len() + marks.trailing_zeros() as usize / 8;
         }
-        at += 8;
+        rest = tail;
     }
-    let rest = bytes.get(at..).unwrap_or_default();
-    at + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len())
+    bytes.len() - rest.len() + plain_in(rest)
+}
+
+/// How many bytes come before the first quote, backslash or control character.
+#[cold]
+fn plain_in(text: &[u8]) -> usize {
+    text.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -410,6 +521,22 @@ mod tests {
             } else if !text.contains('\\') {
                 prop_assert!(scan(&text).is_err(), "{}", text);
             }
+        }
+
+        #[test]
+        fn a_document_with_one_other_byte_is_judged_as_by_the_library(
+            value in json(),
+            pretty: bool,
+            place: proptest::sample::Index,
+            byte in r#"[\[\]{}:," a0\n\x01]"#,
+        ) {
+            let mut text = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { value.to_string() };
+            let place = place.index(text.len());
+            prop_assume!(text.is_char_boundary(place) && text.is_char_boundary(place + 1));
+            text.replace_range(place..=place, &byte);
+            prop_assume!(!text.contains('\\'));
+            let judged = serde_json::from_str::<&serde_json::value::RawValue>(&text);
+            prop_assert_eq!(scan(&text).is_ok(), judged.is_ok(), "{}", text);
         }
 
         #[test]

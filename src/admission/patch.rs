@@ -18,7 +18,7 @@ pub fn encode(edits: &Edits<'_>, pod: &Pod<'_>, spec: &Spec<'_>) -> Option<Strin
     let mut patch = Patch { json: String::with_capacity(8192) };
     let metadata = &pod.metadata;
     // The API server never sends a pod without these two; a person may.
-    if !metadata.is_present() && (edits.name.is_some() || !edits.annotations.is_empty()) {
+    if !metadata.is_present() && (edits.name.is_some() || edits.touch_annotations()) {
         patch.operation("add", "/metadata", |out| out.push_str("{}"));
     }
     if !pod.has_spec() && edits.touch_spec() {
@@ -68,30 +68,39 @@ impl Patch {
     }
 
     fn annotations(&mut self, edits: &Edits<'_>, present: bool) {
-        let annotations = &edits.annotations;
-        if annotations.is_empty() {
+        if !edits.touch_annotations() {
             return;
         }
+        let plain = edits.annotations.iter().map(|(key, value)| (&**key, &**value, false));
+        let escaped = edits.escaped_annotations.iter().map(|(key, value)| (*key, value.as_str(), true));
+        let mut all: Vec<(&str, &str, bool)> = plain.chain(escaped).collect();
+        all.sort_unstable_by_key(|(key, ..)| *key);
+        let push_value = |out: &mut String, value: &str, is_escaped: bool| {
+            out.push('"');
+            if is_escaped {
+                out.push_str(value);
+            } else {
+                push_escaped(out, value);
+            }
+            out.push('"');
+        };
         if !present {
             // RSP-7: without a map there, the whole map is added.
             self.operation("add", "/metadata/annotations", |out| {
-                out.push('{');
-                for (index, (key, value)) in annotations.iter().enumerate() {
-                    if index > 0 {
-                        out.push(',');
-                    }
+                for (index, (key, value, is_escaped)) in all.iter().enumerate() {
+                    out.push(if index == 0 { '{' } else { ',' });
                     push_string(out, key);
                     out.push(':');
-                    push_string(out, value);
+                    push_value(out, value, *is_escaped);
                 }
                 out.push('}');
             });
             return;
         }
-        for (key, value) in annotations {
+        for (key, value, is_escaped) in all {
             let mut path = "/metadata/annotations/".to_owned();
             push_escaped(&mut path, &pointer(key));
-            self.operation("add", &path, |out| push_string(out, value));
+            self.operation("add", &path, |out| push_value(out, value, is_escaped));
         }
     }
 
@@ -112,7 +121,7 @@ impl Patch {
 
     fn list(&mut self, path: &str, edits: &ListEdits<'_>, present: bool) {
         for (index, injected) in &edits.replaced {
-            self.operation("replace", &format!("{path}/{index}"), |out| injected.write(out));
+            self.operation("replace", &place(path, *index), |out| injected.write(out));
         }
         for (index, edit) in &edits.barriers {
             let env = format!("{path}/{index}/env");
@@ -128,7 +137,7 @@ impl Patch {
         }
         if present {
             for (index, injected) in edits.before.iter().enumerate() {
-                self.operation("add", &format!("{path}/{index}"), |out| injected.write(out));
+                self.operation("add", &place(path, index), |out| injected.write(out));
             }
             self.append(path, true, &edits.after, |out, injected| injected.write(out));
         } else {
@@ -167,27 +176,44 @@ pub(super) fn push_string(out: &mut String, text: &str) {
 /// Appends `text` as it stands inside a JSON string.
 fn push_escaped(out: &mut String, text: &str) {
     out.reserve(text.len() + text.len() / 4);
-    let mut rest = text;
+    let bytes = text.as_bytes();
+    let mut done = 0;
     loop {
-        let (plain, special) = rest.split_at(end_of_plain(rest.as_bytes(), 0));
-        out.push_str(plain);
-        let Some(byte) = special.bytes().next() else { return };
-        match byte {
-            b'"' => out.push_str("\\\""),
-            b'\\' => out.push_str("\\\\"),
-            b'\n' => out.push_str("\\n"),
-            control => {
+        let at = end_of_plain(bytes, done);
+        out.push_str(&text[done..at]);
+        match bytes.get(at) {
+            None => return,
+            Some(b'"') => out.push_str("\\\""),
+            Some(b'\\') => out.push_str("\\\\"),
+            Some(b'\n') => out.push_str("\\n"),
+            Some(control) => {
                 // Writing to a String cannot fail.
                 let _ = write!(out, "\\u{control:04x}");
             }
         }
-        rest = &special[1..];
+        done = at + 1;
     }
 }
 
 /// A key as a step of a JSON pointer (RSP-7).
 pub(super) fn pointer(key: &str) -> Cow<'_, str> {
-    if key.contains(['~', '/']) { Cow::Owned(key.replace('~', "~0").replace('/', "~1")) } else { Cow::Borrowed(key) }
+    if !key.contains(['~', '/']) {
+        return Cow::Borrowed(key);
+    }
+    let mut step = String::with_capacity(key.len() + 8);
+    for character in key.chars() {
+        match character {
+            '~' => step.push_str("~0"),
+            '/' => step.push_str("~1"),
+            other => step.push(other),
+        }
+    }
+    Cow::Owned(step)
+}
+
+/// A place in a list.
+fn place(list: &str, index: usize) -> String {
+    [list, "/", &index.to_string()].concat()
 }
 
 #[cfg(test)]

@@ -192,8 +192,6 @@ impl<'r, 'a> Renderer<'r, 'a> {
         if !template.share_mounts && !template.share_devices {
             return Ok((template.mounts.json.clone(), template.devices.json.clone()));
         }
-        let mut mounts = Growing::new(&template.mounts);
-        let mut devices = Growing::new(&template.devices);
         if self.shared.is_empty() {
             let target = self.target;
             for container in target.spec.containers.iter().flatten() {
@@ -202,6 +200,8 @@ impl<'r, 'a> Renderer<'r, 'a> {
                 }
             }
         }
+        let mut mounts = Growing::new(&template.mounts, self.shared.iter().flat_map(|shared| &shared.mounts));
+        let mut devices = Growing::new(&template.devices, self.shared.iter().flat_map(|shared| &shared.devices));
         if template.share_mounts {
             for SharedFrom { container, mounts: theirs, .. } in &self.shared {
                 for mount in theirs {
@@ -298,8 +298,16 @@ struct Growing<'t> {
 }
 
 impl<'t> Growing<'t> {
-    fn new(own: &'t Paths) -> Self {
-        Self { json: own.json.clone(), paths: own.paths.iter().map(String::as_str).collect() }
+    /// Begins with the sidecar's own, with room for `more`.
+    fn new<'m>(own: &'t Paths, more: impl Iterator<Item = &'m Mount<'m>>) -> Self {
+        let (entries, length) = more.fold((0, 0), |(n, length), mount| (n + 1, length + 1 + mount.raw.len()));
+        let mut growing = Self {
+            json: String::with_capacity(own.json.len() + length),
+            paths: HashSet::with_capacity(own.paths.len() + entries),
+        };
+        growing.json.push_str(&own.json);
+        growing.paths.extend(own.paths.iter().map(String::as_str));
+        growing
     }
 
     /// Adds an entry of the pod unless its path is taken.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::compiled::Twin;
@@ -36,8 +37,18 @@ const AFTER_TIME: &str = ",\"hash\":";
 /// The entries of one SidecarSet, rendered when it is compiled; only the time is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    full: String,
-    without_image: String,
+    /// Name of the set, as JSON that stands inside a JSON string.
+    name_escaped: String,
+    full: AfterTime,
+    without_image: AfterTime,
+}
+
+/// What follows the time in an entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct AfterTime {
+    text: String,
+    /// The same as it stands inside a JSON string, which is where most pods get it.
+    escaped: String,
 }
 
 impl Record {
@@ -53,10 +64,21 @@ impl Record {
                 controller_revision: Cow::Borrowed(revision),
             };
             let text = json::text(&entry);
-            text.find(AFTER_TIME).map_or_else(String::new, |at| text[at..].to_owned())
+            let text = text.find(AFTER_TIME).map_or_else(String::new, |at| text[at..].to_owned());
+            AfterTime { escaped: escaped(&text), text }
         };
-        Self { full: after_time(&hashes.full, revision), without_image: after_time(&hashes.without_image, "") }
+        Self {
+            name_escaped: escaped(&json::text(&set)),
+            full: after_time(&hashes.full, revision),
+            without_image: after_time(&hashes.without_image, ""),
+        }
     }
+}
+
+/// JSON as it stands inside a JSON string.
+fn escaped(json: &str) -> String {
+    let string = Value::from(json).to_string();
+    string.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default().to_owned()
 }
 
 /// The revision of a set that a pod was injected with, as far as its record says.
@@ -109,27 +131,34 @@ pub fn write<'a>(
         return;
     }
     let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let changed: BTreeSet<&str> = changed_sets(edits);
+    let changed = changed_sets(edits);
     let before = |key: &str, edits: &Edits<'_>| {
         edits.annotations.get(key).map(ToString::to_string).or_else(|| annotations.get(key).map(str::to_owned))
     };
+    let mut records: Vec<(&str, &Record)> =
+        contributing.iter().map(|Chosen { set, content }| (set.name.as_str(), &content.record)).collect();
+    records.sort_unstable_by_key(|(name, _)| *name);
 
     let mut entries = Vec::with_capacity(8);
-    for (key, pick) in [
-        (names::HASH, (|record| &record.full) as fn(&Record) -> &String),
+    for (key, after_time) in [
+        (names::HASH, (|record| &record.full) as fn(&Record) -> &AfterTime),
         (names::HASH_WITHOUT_IMAGE, |record| &record.without_image),
     ] {
-        let records =
-            contributing.iter().map(|Chosen { set, content }| (set.name.as_str(), pick(&content.record).as_str()));
-        let text = hash_annotation(before(key, edits).as_deref(), records, &now, &changed, key, facts);
+        let Some(before) = before(key, edits) else {
+            entries.push((Annotation::First(key), first_hash_annotation(&records, after_time, &now)));
+            continue;
+        };
+        let text = hash_annotation(&before, &records, after_time, &now, &changed, key, facts);
         entries.push((Annotation::Record(key), text));
     }
 
     let listed = before(names::INJECTED_LIST, edits).unwrap_or_default();
-    let mut list: BTreeSet<&str> = listed.split(',').filter(|name| !name.is_empty()).collect();
+    let mut list: Vec<&str> = listed.split(',').filter(|name| !name.is_empty()).collect();
     // ANN-2: all that apply, also one whose restored revision is empty.
     list.extend(chosen.iter().map(|chosen| chosen.set.name.as_str()));
-    entries.push((Annotation::Record(names::INJECTED_LIST), list.into_iter().collect::<Vec<_>>().join(",")));
+    list.sort_unstable();
+    list.dedup();
+    entries.push((Annotation::Record(names::INJECTED_LIST), list.join(",")));
 
     let working: Vec<&(String, String)> = contributing.iter().flat_map(|chosen| &chosen.content.working).collect();
     if !working.is_empty() {
@@ -150,6 +179,11 @@ pub fn write<'a>(
     }
 
     for (annotation, text) in entries {
+        if let Annotation::First(key) = annotation {
+            facts.record(|| annotation.fact());
+            edits.escaped_annotations.insert(key, text);
+            continue;
+        }
         let key = annotation.key();
         if annotations.get(&key) == Some(text.as_str()) {
             edits.annotations.remove(&key);
@@ -162,21 +196,27 @@ pub fn write<'a>(
 
 /// An annotation that is written here.
 enum Annotation<'t> {
+    /// A record where there is none yet, as it stands inside a JSON string.
+    First(&'static str),
     Record(&'static str),
-    Version { prefix: &'static str, container: &'t str, version: &'static str },
+    Version {
+        prefix: &'static str,
+        container: &'t str,
+        version: &'static str,
+    },
 }
 
 impl Annotation<'_> {
     fn key(&self) -> Cow<'static, str> {
         match self {
-            Self::Record(key) => Cow::Borrowed(key),
+            Self::First(key) | Self::Record(key) => Cow::Borrowed(key),
             Self::Version { prefix, container, .. } => Cow::Owned(format!("{prefix}{container}")),
         }
     }
 
     fn fact(&self) -> Fact {
         match *self {
-            Self::Record(key) => Fact::Record { key },
+            Self::First(key) | Self::Record(key) => Fact::Record { key },
             Self::Version { container, version, .. } => {
                 Fact::Version { container: container.to_owned(), key: self.key().into_owned(), version }
             }
@@ -193,36 +233,43 @@ fn changed_sets<'a>(edits: &Edits<'a>) -> BTreeSet<&'a str> {
     injected.map(|injected| injected.set).collect()
 }
 
-/// ANN-1, ANN-5, ANN-6: entries of other sets stay; a set that changed nothing keeps its time. `records` are names of
-/// sets and what follows the time in their entries.
-fn hash_annotation<'r>(
-    before: Option<&str>,
-    records: impl Iterator<Item = (&'r str, &'r str)>,
+/// The annotation of a pod that has none yet, as it stands inside a JSON string. `records` are sorted by the names of
+/// their sets, and there is at least one.
+fn first_hash_annotation(records: &[(&str, &Record)], after_time: fn(&Record) -> &AfterTime, now: &str) -> String {
+    let mut out = String::with_capacity(1024);
+    for (_, record) in records {
+        out.push(if out.is_empty() { '{' } else { ',' });
+        out.push_str(&record.name_escaped);
+        out.push_str(r#":{\"updateTimestamp\":\""#);
+        out.push_str(now);
+        out.push_str("\\\"");
+        out.push_str(&after_time(record).escaped);
+    }
+    out.push('}');
+    out
+}
+
+/// ANN-1, ANN-5, ANN-6: entries of other sets stay; a set that changed nothing keeps its time.
+fn hash_annotation(
+    before: &str,
+    records: &[(&str, &Record)],
+    after_time: fn(&Record) -> &AfterTime,
     now: &str,
     changed: &BTreeSet<&str>,
     key: &'static str,
     facts: &mut impl Recorder,
 ) -> String {
-    let mut records: Vec<(&str, &str)> = records.collect();
-    records.sort_unstable();
-    let entry = |after_time: &str| [r#"{"updateTimestamp":""#, now, "\"", after_time].concat();
-    let old = match before.map(read_entries) {
-        Some(Some(old)) => old,
-        // Differs: ANN-6. The reference refuses the pod.
-        Some(None) => {
-            facts.warn(Fact::RecordReset { key });
-            Vec::new()
-        }
-        None => Vec::new(),
-    };
-    if old.is_empty() {
-        return print_object(records.into_iter().map(|(name, after_time)| (name, entry(after_time))));
-    }
+    // Differs: ANN-6. The reference refuses the pod.
+    let old = read_entries(before).unwrap_or_else(|| {
+        facts.warn(Fact::RecordReset { key });
+        Vec::new()
+    });
     let mut texts: BTreeMap<&str, String> = old.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
-    for (name, after_time) in records {
+    for (name, record) in records {
+        let after_time = after_time(record).text.as_str();
         let same = texts.get(name).is_some_and(|old| old.ends_with(after_time));
         if !same || changed.contains(name) {
-            texts.insert(name, entry(after_time));
+            texts.insert(name, [r#"{"updateTimestamp":""#, now, "\"", after_time].concat());
         }
     }
     print_object(texts.into_iter())
@@ -284,7 +331,12 @@ mod tests {
 
     fn annotation(before: Option<&str>, record: &Record, changed: &[&str], facts: &mut Everything) -> String {
         let changed = changed.iter().copied().collect();
-        hash_annotation(before, [("mesh", record.full.as_str())].into_iter(), NOW, &changed, names::HASH, facts)
+        let records = [("mesh", record)];
+        let Some(before) = before else {
+            let escaped = first_hash_annotation(&records, |record| &record.full, NOW);
+            return serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
+        };
+        hash_annotation(before, &records, |record| &record.full, NOW, &changed, names::HASH, facts)
     }
 
     #[test]
@@ -294,7 +346,7 @@ mod tests {
             text,
             r#"{"mesh":{"updateTimestamp":"2026-03-04T05:06:07Z","hash":"4vz5","sidecarSetName":"mesh","sidecarList":["proxy"],"controllerRevision":"mesh-6c7"}}"#
         );
-        assert!(!record("4vz5").without_image.contains("controllerRevision"), "ANN-4");
+        assert!(!record("4vz5").without_image.text.contains("controllerRevision"), "ANN-4");
     }
 
     #[test]
