@@ -48,9 +48,9 @@ fn digest(image: &str) -> String {
         return digest.to_owned();
     }
     let content = image.trim_end_matches("-again");
-    let seed = content.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let seed = content
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("sha256:{seed:016x}{seed:016x}{seed:016x}{seed:016x}")
 }
 
@@ -233,7 +233,11 @@ fn only_images_change(before: &Value, after: &Value) -> Result<(), String> {
             old["image"] = new["image"].clone();
         }
     }
-    if allowed == after["spec"] { Ok(()) } else { Err("pod updates may not change fields other than images".to_owned()) }
+    if allowed == after["spec"] {
+        Ok(())
+    } else {
+        Err("pod updates may not change fields other than images".to_owned())
+    }
 }
 
 // === kubelet ===
@@ -256,6 +260,8 @@ struct Running {
     partner: BTreeMap<String, String>,
     started: bool,
     ready_since: Option<Timestamp>,
+    /// Bases of hot pairs of which one crashed or was unwell since both were last in order.
+    disturbed: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -358,7 +364,8 @@ impl Node {
         let open: Vec<&(&str, &str)> =
             specs.iter().filter(|(name, image)| running.has_work(name, image, &self.broken)).collect();
         if open.is_empty() {
-            running.started = specs.iter().all(|(name, _)| running.containers[*name].process.is_some()) || running.started;
+            running.started =
+                specs.iter().all(|(name, _)| running.containers[*name].process.is_some()) || running.started;
             return None;
         }
         let (name, image) = open[choose(open.len()).min(open.len() - 1)];
@@ -372,6 +379,7 @@ impl Node {
             }
             Some(process) if process.phase == Phase::Running => {
                 process.phase = Phase::Ready;
+                running.settle();
                 Some(Did::Readied((*name).to_owned()))
             }
             _ if self.broken.contains(*image) => {
@@ -438,9 +446,9 @@ impl Node {
             return None;
         }
         let lists = ["containers", "initContainers"].map(|list| {
-            let names = pod["spec"][list].as_array().into_iter().flatten();
-            let names = names.filter_map(|container| container["name"].as_str());
-            Value::Array(names.filter_map(|name| Some(running.containers.get(name)?.status(name))).collect())
+            let specs = pod["spec"][list].as_array().into_iter().flatten();
+            let statuses = specs.filter_map(|spec| Some(running.containers.get(spec["name"].as_str()?)?.status(spec)));
+            Value::Array(statuses.collect())
         });
         let ready = running.containers.values().all(Container::is_ready) && gates_are_open(pod);
         running.ready_since = ready.then(|| running.ready_since.unwrap_or(now));
@@ -467,6 +475,7 @@ impl Node {
 
     /// The process of a container ends by itself. Whether there was one.
     pub fn crash(&mut self, uid: &str, container: &str) -> bool {
+        self.disturb(uid, container);
         let process = self.container(uid, container).and_then(|container| container.process.as_mut());
         let process = process.filter(|process| process.phase != Phase::Crashed);
         process.map(|process| process.phase = Phase::Crashed).is_some()
@@ -474,9 +483,11 @@ impl Node {
 
     /// A container ceases to be ready, until it is well again.
     pub fn set_unwell(&mut self, uid: &str, container: &str, unwell: bool) {
+        self.disturb(uid, container);
         if let Some(container) = self.container(uid, container) {
             container.unwell = unwell;
-            if let Some(process) = container.process.as_mut().filter(|process| unwell && process.phase == Phase::Ready) {
+            if let Some(process) = container.process.as_mut().filter(|process| unwell && process.phase == Phase::Ready)
+            {
                 process.phase = Phase::Running;
             }
         }
@@ -517,6 +528,20 @@ impl Node {
         process.is_none_or(|process| process.image != image)
     }
 
+    /// Whether a pair has met with a crash since it last was in order: one serves, and one is empty. What was started
+    /// anew in the middle of an upgrade does as its versions say, and no write can help that (HOT-24).
+    pub fn is_disturbed(&self, uid: &str, base: &str) -> bool {
+        self.pods.get(uid).is_some_and(|running| running.disturbed.contains(base))
+    }
+
+    fn disturb(&mut self, uid: &str, container: &str) {
+        if let Some(running) = self.pods.get_mut(uid)
+            && running.partner.contains_key(container)
+        {
+            running.disturbed.insert(base(container).to_owned());
+        }
+    }
+
     fn container(&mut self, uid: &str, container: &str) -> Option<&mut Container> {
         self.pods.get_mut(uid)?.containers.get_mut(container)
     }
@@ -529,9 +554,10 @@ impl Running {
         });
         let partner = hot.filter_map(|container| {
             let name = container["name"].as_str()?;
-            let (base, other) = name.strip_suffix("-1").map(|base| (base, "2")).or_else(|| {
-                name.strip_suffix("-2").map(|base| (base, "1"))
-            })?;
+            let (base, other) = name
+                .strip_suffix("-1")
+                .map(|base| (base, "2"))
+                .or_else(|| name.strip_suffix("-2").map(|base| (base, "1")))?;
             Some((name.to_owned(), format!("{base}-{other}")))
         });
         let names = containers(pod).filter_map(|container| container["name"].as_str());
@@ -557,6 +583,21 @@ impl Running {
         }
     }
 
+    /// Forgets disturbances of pairs of which one serves, ready, and the other is empty.
+    fn settle(&mut self) {
+        let containers = &self.containers;
+        let is = |name: &str, role: Role| {
+            let process = containers.get(name).and_then(|container| container.process.as_ref());
+            process.is_some_and(|process| process.role == role && process.phase == Phase::Ready)
+        };
+        self.disturbed.retain(|base| {
+            let [first, second] = ["1", "2"].map(|n| format!("{base}-{n}"));
+            let in_order = is(&first, Role::Serving) && is(&second, Role::Idle)
+                || is(&second, Role::Serving) && is(&first, Role::Idle);
+            !in_order
+        });
+    }
+
     /// postStart returned: the newer has taken over from its partner (HOT-8).
     fn hooked(&mut self, name: &str) {
         let process = self.containers.get_mut(name).and_then(|container| container.process.as_mut()).unwrap();
@@ -572,25 +613,32 @@ impl Running {
     }
 }
 
+/// `proxy-2` → `proxy`
+fn base(container: &str) -> &str {
+    container.rsplit_once('-').map_or(container, |(base, _)| base)
+}
+
 impl Container {
     fn is_ready(&self) -> bool {
         self.process.as_ref().is_some_and(|process| process.phase == Phase::Ready)
     }
 
-    fn status(&self, name: &str) -> Value {
+    fn status(&self, spec: &Value) -> Value {
         let told = self.process.as_ref().map(|process| &process.told).or(self.last.as_ref());
         let started = self.process.as_ref().is_some_and(|p| matches!(p.phase, Phase::Running | Phase::Ready));
         let state = match &self.process {
-            Some(process) if process.phase == Phase::Crashed => json!({"terminated": {"exitCode": 1, "reason": "Error"}}),
+            Some(process) if process.phase == Phase::Crashed => {
+                json!({"terminated": {"exitCode": 1, "reason": "Error"}})
+            }
             Some(_) => json!({"running": {}}),
             None => json!({"waiting": {"reason": self.waiting}}),
         };
         let mut status = Map::new();
-        status.insert("name".to_owned(), name.into());
+        status.insert("name".to_owned(), spec["name"].clone());
         status.insert("ready".to_owned(), self.is_ready().into());
         status.insert("started".to_owned(), started.into());
         status.insert("restartCount".to_owned(), self.restarts.into());
-        status.insert("image".to_owned(), told.map_or("", |told| &told.image).into());
+        status.insert("image".to_owned(), told.map_or(spec["image"].clone(), |told| told.image.clone().into()));
         status.insert("imageID".to_owned(), told.map_or("", |told| &told.image_id).into());
         if let Some(told) = told {
             status.insert("containerID".to_owned(), told.container_id.clone().into());
