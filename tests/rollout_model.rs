@@ -5,7 +5,8 @@
 //! A failure names its seed and is cut down to the steps that matter. `ROLLOUT_SEED=… cargo test --test rollout_model`
 //! runs one sequence again with everything told; `ROLLOUT_SEQUENCES=100000` looks further.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests fail the test")]
+#![allow(unreachable_pub, reason = "parts of one target")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 #[path = "support/hollow.rs"]
 mod hollow;
@@ -41,6 +42,7 @@ fn outrigger(look: &Look<'_>) -> Planned {
         held: &held,
         now: look.now,
         gates: Gates { in_place_native_sidecar: true },
+        revisions: &[],
     });
     let status = &plan.status;
     Planned {

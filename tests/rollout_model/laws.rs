@@ -5,8 +5,9 @@
 //! - *partition* (STR-7, W-6): a plan leaves at least P pods that are not updated, of those that are not;
 //! - *budget as planned* (STR-8 … STR-10): the ready pods that a plan takes, and the updated pods that are not ready, are
 //!   not more than X together. Pods that are not ready are taken freely, as the reference does;
-//! - *budget as it is* (W-2, W-3): when a ready pod is written, fewer than X of the pods that are updated do not run yet
-//!   what their spec asks for. This looks into the node, so a pod that was taken for complete too early counts.
+//! - *budget as it is* (W-2, W-3, W-11, W-13): when a ready pod is written, fewer than X of the pods that are updated, or
+//!   were ever written, do not run yet what their spec asks for. This looks into the node, so a pod that was taken for
+//!   complete too early counts. It asks that nodes take less than a minute to see a change, which they do here.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,6 +16,9 @@ use outrigger::api::names;
 use serde_json::{Value, json};
 
 use crate::hollow::{Node, containers, image_id, name};
+
+/// Name of the annotation with what was noted of containers before they were changed (CTL-23).
+pub const STATE: &str = "kruise.io/sidecarset-inplace-update-state";
 
 /// What can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -192,12 +196,20 @@ impl Wanted {
         }
     }
 
-    /// Whether every pair has one empty container, and not the working one (HOT-3).
-    pub fn is_steady(&self, pod: &Value) -> bool {
-        self.sidecars.iter().all(|sidecar| match &sidecar.empty {
-            None => true,
-            Some(empty) => image(pod, &pair(pod, &sidecar.name).1) == Some(empty),
-        })
+    /// Whether no pair is in an upgrade (HOT-3): the other container is empty, if only by an earlier empty image (W-11).
+    fn is_steady(&self, pod: &Value) -> bool {
+        self.others(pod).all(|(other, empty)| image(pod, &other) == Some(empty) || is_empty(pod, &other))
+    }
+
+    /// Whether every other container has the empty image that is configured now.
+    pub fn is_emptied(&self, pod: &Value) -> bool {
+        self.others(pod).all(|(other, empty)| image(pod, &other) == Some(empty))
+    }
+
+    /// The other container of every pair, and what it should have.
+    fn others<'a>(&'a self, pod: &'a Value) -> impl Iterator<Item = (String, &'a String)> {
+        let hot = self.sidecars.iter().filter_map(|sidecar| Some((sidecar, sidecar.empty.as_ref()?)));
+        hot.map(|(sidecar, empty)| (pair(pod, &sidecar.name).1, empty))
     }
 
     /// Whether the pod has the images of this set.
@@ -264,7 +276,7 @@ impl Wanted {
         if status {
             return Ok(());
         }
-        let up_to_date = self.standing(before).updated && self.has_images(before) && self.is_steady(before);
+        let up_to_date = self.standing(before).updated && self.has_images(before) && self.is_emptied(before);
         ensure(!up_to_date, Law::UpToDate, || format!("{who} is written"))?;
         let (was, is) = (self.standing(before), self.standing(after));
         ensure(!is.updated || self.has_images(after), Law::Recorded, || {
@@ -385,6 +397,8 @@ impl Wanted {
         ensure(old.len() <= may_be, Law::Converges, || {
             format!("{old:?} of {} are old; {may_be} of {} may be", self.name, matching.len())
         })?;
+        let stale = matching.iter().filter(|pod| !self.is_emptied(pod)).count();
+        ensure(stale <= keep, Law::Converges, || format!("{stale} pods of {} have an old empty image", self.name))?;
         for pod in matching {
             let who = name(pod);
             let standing = self.standing(pod);

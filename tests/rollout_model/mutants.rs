@@ -11,14 +11,12 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::hollow::name;
-use crate::laws::{Law, Wanted, entry, image, pair};
+use crate::laws::{Law, STATE, Wanted, entry, image, pair};
 use crate::world::{Act, Look, Planned};
 use crate::{outrigger, search};
 
 /// So many sequences find each of them.
 const SEQUENCES: u64 = 2_000;
-
-const STATE: &str = "kruise.io/sidecarset-inplace-update-state";
 
 fn with_set(look: &Look<'_>, change: impl FnOnce(&mut SidecarSet)) -> Planned {
     let mut set = look.set.clone();
@@ -71,7 +69,7 @@ fn wanted(look: &Look<'_>) -> Wanted {
 }
 
 fn is_up_to_date(wanted: &Wanted, pod: &Value) -> bool {
-    wanted.standing(pod).updated && wanted.has_images(pod) && wanted.is_steady(pod)
+    wanted.standing(pod).updated && wanted.has_images(pod) && wanted.is_emptied(pod)
 }
 
 // === mutants ===

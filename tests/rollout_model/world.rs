@@ -174,7 +174,7 @@ impl<'p> World<'p> {
     // === what happens ===
 
     fn step(&mut self, rng: &mut Rng) -> Lawful {
-        self.now += SignedDuration::from_secs(i64::from(rng.u8(..4)));
+        self.now += SignedDuration::from_secs(i64::from(rng.u8(..3)));
         match rng.u8(..100) {
             0..30 => {
                 for _ in 0..rng.u8(1..6) {
@@ -216,7 +216,7 @@ impl<'p> World<'p> {
     fn kubelet_step(&mut self, rng: &mut Rng) {
         let pod = self.any_pod(rng);
         let draw = rng.usize(..);
-        if let Some(did) = self.node.step(&self.store.pods[&pod], |count| draw % count) {
+        if let Some(did) = self.node.step(&self.store.pods[&pod], self.now, |count| draw % count) {
             told!(self, "kubelet of {pod}: {did}");
             if rng.bool() {
                 self.publish_of(&pod);
@@ -240,7 +240,7 @@ impl<'p> World<'p> {
         let names: Vec<String> = self.store.pods.keys().cloned().collect();
         for name in names {
             if !self.node.is_at_rest(&self.store.pods[&name]) {
-                self.node.run(&self.store.pods[&name]);
+                self.node.run(&self.store.pods[&name], self.now);
             }
             self.publish_of(&name);
             // A readiness gate may have opened by it.

@@ -68,8 +68,9 @@ fn repository(image: &str) -> String {
     }
 }
 
-/// What a runtime calls an image in a status (KUB-3).
+/// What a runtime calls an image in a status: of several tags of the same content the first that it met (KUB-3).
 fn reported(image: &str) -> String {
+    let image = image.trim_end_matches("-again");
     if image.contains('@') {
         return format!("{}@{}", repository(image), digest(image));
     }
@@ -293,6 +294,7 @@ struct Process {
     told: Told,
     phase: Phase,
     role: Role,
+    since: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -346,7 +348,7 @@ impl fmt::Display for Did {
 
 impl Node {
     /// The next thing that the kubelet does for a pod, if there is one. `choose` picks one of so many containers.
-    pub fn step(&mut self, pod: &Value, choose: impl Fn(usize) -> usize) -> Option<Did> {
+    pub fn step(&mut self, pod: &Value, now: Timestamp, choose: impl Fn(usize) -> usize) -> Option<Did> {
         let uid = pod["metadata"]["uid"].as_str().unwrap();
         if !self.pods.contains_key(uid) {
             self.pods.insert(uid.to_owned(), Running::of(pod));
@@ -413,6 +415,7 @@ impl Node {
                     },
                     phase,
                     role,
+                    since: now,
                 });
                 Some(Did::Started((*name).to_owned(), (*image).to_owned()))
             }
@@ -420,10 +423,10 @@ impl Node {
     }
 
     /// Everything that is to be done for a pod.
-    pub fn run(&mut self, pod: &Value) {
+    pub fn run(&mut self, pod: &Value, now: Timestamp) {
         const STEPS: usize = 1000;
         for _ in 0..STEPS {
-            if self.step(pod, |_| 0).is_none() {
+            if self.step(pod, now, |_| 0).is_none() {
                 return;
             }
         }
@@ -630,7 +633,7 @@ impl Container {
             Some(process) if process.phase == Phase::Crashed => {
                 json!({"terminated": {"exitCode": 1, "reason": "Error"}})
             }
-            Some(_) => json!({"running": {}}),
+            Some(process) => json!({"running": {"startedAt": process.since}}),
             None => json!({"waiting": {"reason": self.waiting}}),
         };
         let mut status = Map::new();
