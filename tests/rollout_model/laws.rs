@@ -3,11 +3,11 @@
 //!
 //! Which pods count, for a set with N matching pods (CTL-10 … CTL-14) in the manager's copy:
 //! - *partition* (STR-7, W-6): a plan leaves at least P pods that are not updated, of those that are not;
-//! - *budget as planned* (STR-8 … STR-10): the ready pods that a plan takes, and the updated pods that are not ready, are
-//!   not more than X together. Pods that are not ready are taken freely, as the reference does;
-//! - *budget as it is* (W-2, W-3, W-11, W-13): when a ready pod is written, fewer than X of the pods that are updated, or
-//!   were ever written, do not run yet what their spec asks for. This looks into the node, so a pod that was taken for
-//!   complete too early counts. It asks that nodes take less than a minute to see a change, which they do here.
+//! - *budget* (STR-8 … STR-10): when a plan takes ready pods, these and the pods that are under way are not more than X
+//!   together. Under way are pods that are updated and not ready, as their status says, and pods that are updated or
+//!   were ever written and do not *run* what their spec asks for (W-2, W-3, W-11, W-13). The latter looks into the node,
+//!   so a pod that is taken for complete too early counts; it asks that a node takes less than a minute to see a change,
+//!   which it does here. Pods that are not ready are taken freely, as the reference does.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -235,40 +235,45 @@ impl Wanted {
     /// Whether a sidecar of the pod does not run yet what its spec asks for.
     fn is_behind(&self, pod: &Value, node: &Node) -> bool {
         let uid = pod["metadata"]["uid"].as_str().unwrap();
-        self.own().iter().any(|name| image(pod, name).is_some_and(|image| node.is_behind(uid, name, image)))
+        // One that is gone is in nobody's way.
+        node.knows(uid)
+            && self.own().iter().any(|name| image(pod, name).is_some_and(|image| node.is_behind(uid, name, image)))
     }
 
     // === laws ===
 
-    /// Of a plan, before any of it is done. `updates` are the pods of it that would become updated.
-    pub fn of_plan(&self, pods: &[&Value], updates: &[&Value]) -> Lawful {
-        let matching: Vec<Standing> =
-            pods.iter().filter(|pod| self.matches(pod)).map(|pod| self.standing(pod)).collect();
-        if updates.is_empty() {
-            return Ok(());
-        }
+    /// Of a plan, before any of it is done. `pods` are the manager's copies; `written` those of them that the plan writes,
+    /// and `updates` those of these that would become updated.
+    pub fn of_plan(&self, pods: &[&Value], written: &[&Value], updates: &[&Value], node: &Node) -> Lawful {
+        let matching: Vec<&&Value> = pods.iter().filter(|pod| self.matches(pod)).collect();
         for pod in updates {
             let standing = self.standing(pod);
             let why = || format!("{} of {} would be updated: {standing:?}", name(pod), self.name);
             ensure(self.matches(pod) && self.rolls && standing.selected, Law::Held, why)?;
             ensure(standing.upgradable, Law::Upgradable, why)?;
         }
-        let old = matching.iter().filter(|pod| !pod.updated).count();
+        let old = matching.iter().filter(|pod| !self.standing(pod).updated).count();
         let keep = self.keep(matching.len());
         ensure(updates.len() <= old.saturating_sub(keep), Law::Partition, || {
             let n = matching.len();
             format!("{} of {old} old pods would be updated, {keep} of {n} must stay", updates.len())
         })?;
+        // One that is reset is in an upgrade, and so is not ready.
+        let taken: Vec<&str> = written.iter().filter(|pod| self.standing(pod).ready).map(|pod| name(pod)).collect();
+        let is_used = |pod: &Value| {
+            let standing = self.standing(pod);
+            let was_written = standing.updated || entry(pod, STATE, &self.name).is_object();
+            standing.updated && !standing.ready || was_written && self.is_behind(pod, node)
+        };
+        let used: Vec<&str> = matching.iter().filter(|pod| is_used(pod)).map(|pod| name(pod)).collect();
         let at_a_time = self.at_a_time(matching.len());
-        let used = matching.iter().filter(|pod| pod.updated && !pod.ready).count();
-        let taken = updates.iter().filter(|pod| self.standing(pod).ready).count();
-        ensure(taken == 0 || used + taken <= at_a_time, Law::Budget, || {
-            format!("{taken} ready pods would be taken while {used} updated ones are not ready; {at_a_time} may be")
+        ensure(taken.is_empty() || used.len() + taken.len() <= at_a_time, Law::Budget, || {
+            format!("{taken:?} are ready and would be taken, {used:?} are under way; {at_a_time} may be")
         })
     }
 
     /// Of a write to a pod, just done. `seen` are the pods that the manager knew when it decided.
-    pub fn of_write(&self, write: &Written, seen: &[&Value], now: &[&Value], node: &Node) -> Lawful {
+    pub fn of_write(&self, write: &Written, node: &Node) -> Lawful {
         let Written { before, after, status } = *write;
         let who = name(after);
         ensure(strip_times(before) != strip_times(after), Law::Useless, || format!("{who} is written as it was"))?;
@@ -278,31 +283,10 @@ impl Wanted {
         }
         let up_to_date = self.standing(before).updated && self.has_images(before) && self.is_emptied(before);
         ensure(!up_to_date, Law::UpToDate, || format!("{who} is written"))?;
-        let (was, is) = (self.standing(before), self.standing(after));
-        ensure(!is.updated || self.has_images(after), Law::Recorded, || {
+        ensure(!self.standing(after).updated || self.has_images(after), Law::Recorded, || {
             format!("{who} is recorded as updated with other images")
         })?;
-        self.hot(before, after, node)?;
-
-        // W-2, W-3: what the manager took for complete must have been.
-        let matching = seen.iter().filter(|pod| self.matches(pod)).count();
-        let is_seen = |pod: &Value| seen.iter().any(|seen| seen["metadata"]["uid"] == pod["metadata"]["uid"]);
-        let others = now.iter().filter(|pod| name(pod) != who && is_seen(pod) && self.matches(pod));
-        let behind: Vec<&str> =
-            others.filter(|pod| self.standing(pod).updated && self.is_behind(pod, node)).map(|pod| name(pod)).collect();
-        let at_a_time = self.at_a_time(matching);
-        let began = !was.updated && is.updated && was.ready;
-        // W-11: the empty image itself has changed.
-        let emptied = self.sidecars.iter().filter(|sidecar| sidecar.empty.is_some()).any(|sidecar| {
-            let other = pair(before, &sidecar.name).1;
-            is_empty(before, &other) && image(before, &other) != image(after, &other)
-        });
-        let began = began || emptied && !is.updated && is_ready(before);
-        ensure(!began || behind.len() < at_a_time, Law::Budget, || {
-            format!(
-                "{who} was ready and is written while {behind:?} do not run yet what they should; {at_a_time} may be"
-            )
-        })
+        self.hot(before, after, node)
     }
 
     /// The hot laws.
@@ -345,9 +329,9 @@ impl Wanted {
         if status {
             let foreign = |pod: &Value| {
                 let mut status = pod["status"].clone();
-                if let Some(conditions) = status["conditions"].as_array_mut() {
-                    conditions.retain(|condition| condition["type"] != "SidecarSetUpgradable");
-                }
+                let conditions = status["conditions"].as_array().cloned().unwrap_or_default().into_iter();
+                status["conditions"] =
+                    conditions.filter(|condition| condition["type"] != "SidecarSetUpgradable").collect();
                 status
             };
             ensure(foreign(before) == foreign(after), Law::Foreign, || mine("status"))?;

@@ -17,7 +17,7 @@ use outrigger::sidecarset::revision::revision_name;
 use serde_json::{Value, json};
 
 use crate::hollow::{self, Node, Refused, Store, by_digest, containers, name};
-use crate::laws::{Broken, Law, Lawful, Wanted, Written, broken, entry};
+use crate::laws::{Broken, Law, Lawful, STATE, Wanted, Written, broken, entry};
 
 const NAMESPACE: &str = "shop";
 const EMPTY: &str = "registry.example/empty:1";
@@ -410,13 +410,9 @@ impl<'p> World<'p> {
         });
         told!(self, "{} is planned: {} writes, counts {:?}", wanted.name, plan.acts.len(), plan.counts);
         self.counts(&wanted, &raw, plan.counts)?;
-        let updates: Vec<&Value> = plan
-            .acts
-            .iter()
-            .filter(|act| !act.status && becomes(&act.patch, &wanted))
-            .map(|act| raw[act.pod])
-            .collect();
-        wanted.of_plan(&raw, &updates)?;
+        let acts = || plan.acts.iter().filter(|act| !act.status);
+        let updates = acts().filter(|act| becomes(&act.patch, &wanted)).map(|act| raw[act.pod]).collect::<Vec<_>>();
+        wanted.of_plan(&raw, &acts().map(|act| raw[act.pod]).collect::<Vec<_>>(), &updates, &self.node)?;
 
         let mut written = 0;
         for act in &plan.acts {
@@ -453,14 +449,13 @@ impl<'p> World<'p> {
                 }
             }
             let before = self.store.pods.get(&pod).cloned();
-            told!(self, "write {pod}{}: {}", if act.status { "/status" } else { "" }, act.patch);
+            told!(self, "write {pod}{}: {}", if act.status { "/status" } else { "" }, brief(&act.patch));
             match self.store.patch(&pod, act.status, &act.patch) {
                 Ok(after) => {
                     written += 1;
                     let after = after.clone();
-                    let now: Vec<&Value> = self.store.pods.values().collect();
                     let write = Written { before: &before.unwrap(), after: &after, status: act.status };
-                    wanted.of_write(&write, &raw, &now, &self.node)?;
+                    wanted.of_write(&write, &self.node)?;
                     self.see(&pod);
                 }
                 Err(Refused::Conflict | Refused::NotFound) => {
@@ -558,6 +553,19 @@ impl<'p> World<'p> {
         }
         Ok(())
     }
+}
+
+/// A patch for a person: long texts of annotations are cut.
+fn brief(patch: &Value) -> String {
+    let mut patch = patch.clone();
+    for key in [names::HASH, STATE] {
+        if let Some(text) = patch.pointer_mut("/metadata/annotations").and_then(|all| all.get_mut(key)) {
+            let brief = text.as_str().map(|text| text.replace('"', "").replace("sha256:", "")).unwrap_or_default();
+            let words = brief.split(',').map(|word| word.chars().take(48).collect::<String>());
+            *text = words.collect::<Vec<_>>().join(",").into();
+        }
+    }
+    patch.to_string()
 }
 
 /// Whether a patch makes a pod updated: it writes the hash of the set into the record.

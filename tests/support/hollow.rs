@@ -229,7 +229,8 @@ fn only_images_change(before: &Value, after: &Value) -> Result<(), String> {
     }
     let mut allowed = before["spec"].clone();
     for list in ["containers", "initContainers"] {
-        let (Some(old), Some(new)) = (allowed[list].as_array_mut(), after["spec"][list].as_array()) else { continue };
+        let old = allowed.get_mut(list).and_then(Value::as_array_mut);
+        let (Some(old), Some(new)) = (old, after["spec"][list].as_array()) else { continue };
         for (old, new) in old.iter_mut().zip(new) {
             old["image"] = new["image"].clone();
         }
@@ -517,6 +518,11 @@ impl Node {
             let up = |process: &Process| matches!(process.phase, Phase::Running | Phase::Ready);
             process.is_some_and(|process| process.role == Role::Serving && up(process))
         })
+    }
+
+    /// Whether anything was ever done for this pod, and it is not gone.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.pods.contains_key(uid)
     }
 
     /// Whether this container runs the image that the spec asks for, and is ready.
