@@ -224,3 +224,6 @@ impl Write {
         Event { about: About::Pod(self.pod), is_warning: true, reason, message }
     }
 }
+
+#[cfg(test)]
+mod tests;

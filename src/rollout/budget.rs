@@ -55,8 +55,8 @@ fn share(percent: &str, all: usize) -> Option<usize> {
     if is_negative {
         return Some(0);
     }
-    let per_cent = 100 * 10_u128.pow(9);
-    usize::try_from((digits * all as u128).div_ceil(per_cent)).ok()
+    let divisor = 100 * 10_u128.pow(9);
+    usize::try_from((digits * all as u128).div_ceil(divisor)).ok()
 }
 
 /// What became of the candidates.
@@ -64,25 +64,25 @@ fn share(percent: &str, all: usize) -> Option<usize> {
 pub(super) struct Cut {
     /// How many, from the first on, are updated now or wait for the budget.
     pub(super) within_partition: usize,
-    /// Those of them that are updated now, as indices into the candidates.
-    pub(super) taken: Vec<usize>,
+    /// How many, from the first on, are updated now.
+    pub(super) taken: usize,
     /// The budget that is used afterwards.
     pub(super) used: usize,
 }
 
-/// STR-7 and STR-10. `are_ready` says of each candidate, in order, whether it is ready (CTL-25); `keep_back` of them
-/// stay; `used` of `limit` pods are unavailable already.
-pub(super) fn cut(are_ready: &[bool], keep_back: usize, used: usize, limit: usize) -> Cut {
-    let within_partition = are_ready.len().saturating_sub(keep_back);
-    let mut cut = Cut { within_partition, taken: Vec::new(), used };
-    for (index, is_ready) in are_ready[..within_partition].iter().enumerate() {
-        if *is_ready {
+/// STR-7 and STR-10. `costly` says of each candidate, in order, whether it is available and would not be; `keep_back` of
+/// them stay; `used` of `limit` pods are unavailable already.
+pub(super) fn cut(costly: &[bool], keep_back: usize, used: usize, limit: usize) -> Cut {
+    let within_partition = costly.len().saturating_sub(keep_back);
+    let mut cut = Cut { within_partition, taken: 0, used };
+    for costs in &costly[..within_partition] {
+        if *costs {
             if cut.used >= limit {
                 break;
             }
             cut.used += 1;
         }
-        cut.taken.push(index);
+        cut.taken += 1;
     }
     cut
 }
@@ -153,13 +153,13 @@ mod tests {
     #[case::the_first_that_does_not_fit_ends_the_walk(&[true, true, false], 0, 0, 1, 1)]
     #[case::everything_is_kept(&[false, true], 2, 0, 9, 0)]
     fn the_walk_str_10(
-        #[case] are_ready: &[bool],
+        #[case] costly: &[bool],
         #[case] keep_back: usize,
         #[case] used: usize,
         #[case] limit: usize,
         #[case] taken: usize,
     ) {
-        let cut = cut(are_ready, keep_back, used, limit);
-        assert_eq!(cut.taken, (0..taken).collect::<Vec<_>>());
+        let cut = cut(costly, keep_back, used, limit);
+        assert_eq!(cut.taken, taken);
     }
 }
