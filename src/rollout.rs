@@ -5,7 +5,18 @@
 //! and so goes on after any restart from what the objects say. Its writes are patches of few fields, each for the copy
 //! of the pod that was decided upon.
 
+mod budget;
+mod changes;
+mod hot;
+mod image;
+mod order;
 pub mod pod;
+mod round;
+mod sidecars;
+mod state;
+mod status;
+mod update;
+mod upgradable;
 mod verdict;
 
 use std::sync::Arc;
@@ -15,6 +26,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub use self::pod::Pod;
+use self::round::Round;
+use self::sidecars::Sidecars;
+use self::state::View;
+pub use self::status::CONDITIONS;
+use self::status::Report;
 pub use self::verdict::{Stage, Verdict};
 use crate::api::sidecarset::{SidecarSet, SidecarSetSpec, SidecarSetStatus};
 
@@ -134,8 +150,31 @@ pub enum About {
 
 /// Decides what is to be done (CTL-6).
 pub fn plan(input: &Input<'_>) -> Plan {
-    let _ = input;
-    Plan::default()
+    let sidecars = Sidecars::new(input);
+    let matching = input.pods.iter().enumerate().filter(|(_, pod)| sidecars.match_pod(pod));
+    let views: Vec<View<'_>> = matching.map(|(index, pod)| View::new(index, pod, &sidecars, input.now)).collect();
+    let round = Round::decide(input, &sidecars, &views);
+    let Report { status, mut events, wake } = status::report(input, &views, &round);
+    events.extend(round.events);
+    let verdicts = views.iter().map(|view| view.index).zip(round.judged.into_iter().map(|judged| judged.verdict));
+    Plan { status, writes: round.writes, verdicts: verdicts.collect(), events, wake }
+}
+
+impl Plan {
+    /// Whether the status must be written (CTL-31): it differs from the `stored` one in what the rollout owns.
+    pub fn changes(&self, stored: &SidecarSetStatus) -> bool {
+        let own = |status: &SidecarSetStatus| {
+            let mut conditions: Vec<_> = status
+                .conditions
+                .iter()
+                .filter(|condition| CONDITIONS.contains(&&*condition.r#type))
+                .cloned()
+                .collect();
+            conditions.sort_by(|a, b| a.r#type.cmp(&b.r#type));
+            SidecarSetStatus { observed_generation: 0, conditions, ..status.clone() }
+        };
+        self.status.observed_generation > stored.observed_generation || own(&self.status) != own(stored)
+    }
 }
 
 /// A time as annotations and conditions have it: RFC 3339, UTC, seconds.
@@ -185,3 +224,6 @@ impl Write {
         Event { about: About::Pod(self.pod), is_warning: true, reason, message }
     }
 }
+
+#[cfg(test)]
+mod tests;
