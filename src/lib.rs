@@ -19,7 +19,8 @@
 //! `admission::sidecarset`.
 //!
 //! The way of a SidecarSet: `manifest` (documents) → `sidecarset::admit` (types, defaults, hashes, validation) →
-//! `sidecarset::compiled` (everything that does not depend on a pod). Rules return [`edits`], and record [`facts`] where
+//! `sidecarset::compiled` (everything that does not depend on a pod). How a change of it reaches running pods: [`rollout`].
+//! Rules return [`edits`], and record [`facts`] where
 //! they decide; warnings and `explain` are made of these. Arrows point one way: `admission`, `cli`, `app` → `store` →
 //! `sidecarset`, `launch` → `pod`, `selector`, `quantity` → `api`.
 
@@ -39,6 +40,7 @@ pub mod manifest;
 pub mod pod;
 pub mod quantity;
 pub mod readiness;
+pub mod rollout;
 pub mod scan;
 pub mod selector;
 pub mod sidecarset;

@@ -15,6 +15,10 @@ pub const HASH_WITHOUT_IMAGE: &str = "kruise.io/sidecarset-hash-without-image";
 pub const INJECTED_LIST: &str = "kruise.io/sidecarset-injected-list";
 /// Hot-upgrade entry → the container of its pair that works (HOT-5).
 pub const WORKING_CONTAINER: &str = "kruise.io/sidecarset-working-hotupgrade-container";
+/// What each SidecarSet last changed in place in a pod (CTL-23).
+pub const INPLACE_UPDATE_STATE: &str = "kruise.io/sidecarset-inplace-update-state";
+/// Pod condition: whether its sidecars can be updated in place (NUP-4).
+pub const UPGRADABLE: &str = "SidecarSetUpgradable";
 /// Prefix of the per-container version annotation (HOT-3).
 pub const VERSION_PREFIX: &str = "version.sidecarset.kruise.io/";
 /// Prefix of the per-container alternate version annotation (HOT-3).
