@@ -6,6 +6,7 @@
 //! of the pod that was decided upon.
 
 pub mod pod;
+pub mod revisions;
 mod verdict;
 
 use std::sync::Arc;

@@ -211,14 +211,18 @@ async fn follow_terms(
     terms: watch::Sender<Option<Arc<Terms>>>,
     stopping: CancellationToken,
 ) {
+    let mut before: Option<Arc<Snapshot>> = None;
     loop {
-        if *published.borrow_and_update() > 0 {
-            let snapshot = snapshots.load_full();
+        let is_published = *published.borrow_and_update() > 0;
+        let snapshot = snapshots.load_full();
+        let is_same = before.as_ref().is_some_and(|before| before.objects().has_same_sets(snapshot.objects()));
+        if is_published && !is_same {
             let sets = snapshot.objects().sidecarsets();
             let selectors = sets.filter_map(|stored| {
                 scope::term(stored.set.spec.selector.as_ref(), stored.set.spec.namespace_selector.as_ref())
             });
             terms.send_replace(Some(Arc::new(selectors.collect())));
+            before = Some(snapshot);
         }
         tokio::select! {
             () = stopping.cancelled() => return,

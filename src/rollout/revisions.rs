@@ -56,7 +56,9 @@ pub enum Write {
 
 /// No name for the content is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{NAMES_TRIED} names for the revision were tried and all are taken; delete ControllerRevisions that nobody needs")]
+#[error(
+    "{NAMES_TRIED} names for the revision were tried and all are taken; delete ControllerRevisions that nobody needs"
+)]
 pub struct NoNameFree;
 
 /// What [`trim`] finds.
@@ -383,7 +385,8 @@ mod tests {
         let revision = |number: i64| Revision {
             name: format!("agent-{number}"),
             number,
-            labels: [(names::REVISION_OF, "agent".to_owned()), (names::CUSTOM_VERSION, format!("v{}", number / 2))].into(),
+            labels: [(names::REVISION_OF, "agent".to_owned()), (names::CUSTOM_VERSION, format!("v{}", number / 2))]
+                .into(),
             controller: Some(UID.to_owned()),
             ..Revision::default()
         };

@@ -28,6 +28,7 @@ use kube::Client;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::Request;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -95,7 +96,7 @@ struct Line {
 
 /// Why a watch is down.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub(crate) enum Trouble {
     #[error("the API server does not serve {0}; install the CRDs")]
     NotServed(String),
     #[error("the API server answers: {0}")]
@@ -155,9 +156,8 @@ impl Feed {
             let (sender, changes) = mpsc::channel(QUEUE);
             for kind in Kind::ALL {
                 let health = Arc::clone(&self.health);
-                tasks.spawn(
-                    Source::new(kind, &self.operator_namespace, self.client.clone(), health).follow(sender.clone()),
-                );
+                let source = Part::source(kind, &self.operator_namespace, self.client.clone(), health);
+                tasks.spawn(source.follow(sender.clone()));
             }
             drop(sender);
             let owner = Owner {
@@ -268,22 +268,56 @@ fn report(previous: &Snapshot, snapshot: &Snapshot) {
     }
 }
 
+/// What a [`Source`] watches, and whom it tells.
+pub(crate) trait Subject: Send + Sync + 'static {
+    /// One object, as it is read from the API server's JSON.
+    type Object: DeserializeOwned + Clone + Send;
+    /// What is sent when objects changed.
+    type Change: Send;
+
+    /// The version of an object; empty when it has none.
+    fn version(object: &Self::Object) -> &str;
+    /// What is kept of an object. Done page by page, so that a long list is never there as it came.
+    fn trim(&self, object: Self::Object) -> Self::Object {
+        object
+    }
+    /// How a change is told.
+    fn change(&self, told: Told<Self::Object>) -> Self::Change;
+    /// The API server said something: the watch is up.
+    fn heard(&self);
+    /// The watch began anew, with a list.
+    fn restarted(&self);
+    /// The watch is down.
+    fn lost(&self, trouble: &Trouble);
+}
+
+/// What a [`Source`] has to tell.
+pub(crate) enum Told<T> {
+    /// These are all there are.
+    All(Vec<T>),
+    /// This one is new, or is now like this.
+    Put(T),
+    /// This one, as it was last, is gone.
+    Gone(T),
+}
+
 /// One watch.
-struct Source {
-    kind: Kind,
+pub(crate) struct Source<S> {
+    subject: S,
     client: Client,
     path: String,
     request: Request,
     lists: ListParams,
     watches: WatchParams,
-    health: Arc<Health>,
+    /// Whether only the metadata of objects are asked for.
+    metadata_only: bool,
 }
 
 /// A page of a list.
 #[derive(Deserialize)]
-struct Page {
+struct Page<T> {
     metadata: PageMetadata,
-    items: Option<Vec<Value>>,
+    items: Option<Vec<T>>,
 }
 
 #[derive(Deserialize)]
@@ -294,30 +328,83 @@ struct PageMetadata {
     r#continue: String,
 }
 
-// === impl Source ===
+/// One kind of the feed's objects.
+struct Part {
+    kind: Kind,
+    health: Arc<Health>,
+}
 
-impl Source {
-    fn new(kind: Kind, namespace: &str, client: Client, health: Arc<Health>) -> Self {
-        let mut lists = ListParams::default().limit(PAGE);
-        let mut watches = WatchParams::default().timeout(RENEWAL);
+// === impl Part ===
+
+impl Part {
+    fn source(kind: Kind, namespace: &str, client: Client, health: Arc<Health>) -> Source<Self> {
         let path = match kind {
             Kind::SidecarSets => format!("/apis/{}/sidecarsets", names::V1BETA1),
             Kind::Namespaces => "/api/v1/namespaces".to_owned(),
+            Kind::Configuration => format!("/api/v1/namespaces/{namespace}/configmaps"),
+            Kind::Revisions => format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions"),
+        };
+        let mut source = Source::new(Self { kind, health }, path, client);
+        let Source { lists, watches, metadata_only, .. } = &mut source;
+        match kind {
+            Kind::SidecarSets => {}
+            Kind::Namespaces => *metadata_only = true,
             Kind::Configuration => {
                 let name = format!("metadata.name={}", names::CONFIGURATION);
-                (lists, watches) = (lists.fields(&name), watches.fields(&name));
-                format!("/api/v1/namespaces/{namespace}/configmaps")
+                (lists.field_selector, watches.field_selector) = (Some(name.clone()), Some(name));
             }
             Kind::Revisions => {
-                (lists, watches) = (lists.labels(names::REVISION_OF), watches.labels(names::REVISION_OF));
-                format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions")
+                let label = Some(names::REVISION_OF.to_owned());
+                (lists.label_selector, watches.label_selector) = (label.clone(), label);
             }
-        };
-        Self { kind, client, request: Request::new(path.clone()), path, lists, watches, health }
+        }
+        source
+    }
+}
+
+impl Subject for Part {
+    type Object = Value;
+    type Change = Change;
+
+    fn version(object: &Value) -> &str {
+        object["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+    }
+
+    fn change(&self, told: Told<Value>) -> Change {
+        match told {
+            Told::All(objects) => Change::All(self.kind, objects),
+            Told::Put(object) => Change::Put(self.kind, object),
+            Told::Gone(object) => {
+                Change::Gone(self.kind, object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+            }
+        }
+    }
+
+    fn heard(&self) {
+        self.health.heard(self.kind);
+    }
+
+    fn restarted(&self) {
+        self.health.restarted(self.kind);
+    }
+
+    fn lost(&self, trouble: &Trouble) {
+        self.health.lost(self.kind, trouble);
+    }
+}
+
+// === impl Source ===
+
+impl<S: Subject> Source<S> {
+    /// Watches all objects under `path`, such as `/api/v1/pods`.
+    pub(crate) fn new(subject: S, path: String, client: Client) -> Self {
+        let lists = ListParams::default().limit(PAGE);
+        let watches = WatchParams::default().timeout(RENEWAL);
+        Self { subject, client, request: Request::new(path.clone()), path, lists, watches, metadata_only: false }
     }
 
     /// Lists and watches, and begins again whatever happens, until nobody takes the changes any more.
-    async fn follow(self, changes: mpsc::Sender<Change>) {
+    pub(crate) async fn follow(self, changes: mpsc::Sender<S::Change>) {
         let mut version = None;
         let mut delays = delays();
         while !changes.is_closed() {
@@ -332,7 +419,7 @@ impl Source {
                 Ok(Ended::InTime) => {}
                 Ok(Ended::Expired) => {
                     version = None;
-                    self.health.restarted(self.kind);
+                    self.subject.restarted();
                 }
                 Err(trouble) => {
                     // Who cannot be reached has said nothing about the version. Whoever answers otherwise may mean it:
@@ -340,7 +427,7 @@ impl Source {
                     if !matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow) {
                         version = None;
                     }
-                    self.health.lost(self.kind, &trouble);
+                    self.subject.lost(&trouble);
                 }
             }
             sleep(delays.next().unwrap_or(DELAYS.1)).await;
@@ -348,34 +435,34 @@ impl Source {
     }
 
     /// Lists, unless there is a version to go on from, and watches.
-    async fn attempt(&self, version: &mut Option<String>, changes: &mpsc::Sender<Change>) -> Result<Ended, Trouble> {
+    async fn attempt(&self, version: &mut Option<String>, changes: &mpsc::Sender<S::Change>) -> Result<Ended, Trouble> {
         let from = if let Some(version) = version {
             version
         } else {
             let Some((listed, objects)) = self.list().await? else { return Ok(Ended::Expired) };
-            self.health.heard(self.kind);
-            let _ = changes.send(Change::All(self.kind, objects)).await;
+            self.subject.heard();
+            let _ = changes.send(self.subject.change(Told::All(objects))).await;
             version.insert(listed)
         };
         self.watch(from, changes).await
     }
 
     /// All objects, and the version of the list. `None` when it expired before its last page.
-    async fn list(&self) -> Result<Option<(String, Vec<Value>)>, Trouble> {
+    async fn list(&self) -> Result<Option<(String, Vec<S::Object>)>, Trouble> {
         let mut objects = Vec::new();
         let mut params = self.lists.clone();
         for _ in 0..PAGES {
-            let list = match self.kind {
-                Kind::Namespaces => self.request.list_metadata(&params),
-                _ => self.request.list(&params),
+            let list = match self.metadata_only {
+                true => self.request.list_metadata(&params),
+                false => self.request.list(&params),
             };
             let list = list.map_err(|error| Trouble::Unreadable(error.to_string()))?;
-            let page: Page = match self.answer(self.client.request(list)).await {
+            let page: Page<S::Object> = match self.answer(self.client.request(list)).await {
                 Err(Failure::Expired) => return Ok(None),
                 Err(Failure::Trouble(trouble)) => return Err(trouble),
                 Ok(page) => page,
             };
-            objects.extend(page.items.unwrap_or_default());
+            objects.extend(page.items.into_iter().flatten().map(|object| self.subject.trim(object)));
             let PageMetadata { resource_version, r#continue } = page.metadata;
             if r#continue.is_empty() {
                 return Ok(Some((resource_version, objects)));
@@ -386,13 +473,13 @@ impl Source {
     }
 
     /// Follows `version` to what is newest, until the watch ends.
-    async fn watch(&self, version: &mut String, changes: &mpsc::Sender<Change>) -> Result<Ended, Trouble> {
-        let watch = match self.kind {
-            Kind::Namespaces => self.request.watch_metadata(&self.watches, version),
-            _ => self.request.watch(&self.watches, version),
+    async fn watch(&self, version: &mut String, changes: &mpsc::Sender<S::Change>) -> Result<Ended, Trouble> {
+        let watch = match self.metadata_only {
+            true => self.request.watch_metadata(&self.watches, version),
+            false => self.request.watch(&self.watches, version),
         };
         let watch = watch.map_err(|error| Trouble::Unreadable(error.to_string()))?;
-        let events = match self.answer(self.client.request_events::<Value>(watch)).await {
+        let events = match self.answer(self.client.request_events::<S::Object>(watch)).await {
             Err(Failure::Expired) => return Ok(Ended::Expired),
             Err(Failure::Trouble(trouble)) => return Err(trouble),
             Ok(events) => events,
@@ -400,7 +487,7 @@ impl Source {
         let mut events = pin!(events);
         let limit = Duration::from_secs(RENEWAL.into()) + GRACE;
         loop {
-            self.health.heard(self.kind);
+            self.subject.heard();
             let event = match timeout(limit, events.try_next()).await {
                 Err(_) => return Err(Trouble::Slow),
                 Ok(Ok(None)) => return Ok(Ended::InTime),
@@ -410,15 +497,14 @@ impl Source {
                     Failure::Trouble(trouble) => return Err(trouble),
                 },
             };
-            let change = match event {
+            let told = match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    advance(version, &object);
-                    Change::Put(self.kind, object)
+                    advance(version, S::version(&object));
+                    Told::Put(self.subject.trim(object))
                 }
                 WatchEvent::Deleted(object) => {
-                    advance(version, &object);
-                    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                    Change::Gone(self.kind, name.to_owned())
+                    advance(version, S::version(&object));
+                    Told::Gone(object)
                 }
                 WatchEvent::Bookmark(bookmark) => {
                     version.clone_from(&bookmark.metadata.resource_version);
@@ -429,7 +515,7 @@ impl Source {
                     Failure::Trouble(trouble) => return Err(trouble),
                 },
             };
-            let _ = changes.send(change).await;
+            let _ = changes.send(self.subject.change(told)).await;
         }
     }
 
@@ -462,8 +548,8 @@ enum Failure {
     Trouble(Trouble),
 }
 
-fn advance(version: &mut String, object: &Value) {
-    if let Some(newer) = object["metadata"]["resourceVersion"].as_str().filter(|newer| !newer.is_empty()) {
+fn advance(version: &mut String, newer: &str) {
+    if !newer.is_empty() {
         newer.clone_into(version);
     }
 }
