@@ -5,8 +5,19 @@
 //! and so goes on after any restart from what the objects say. Its writes are patches of few fields, each for the copy
 //! of the pod that was decided upon.
 
+mod budget;
+mod changes;
+mod hot;
+mod image;
+mod order;
 pub mod pod;
 pub mod revisions;
+mod round;
+mod sidecars;
+mod state;
+mod status;
+mod update;
+mod upgradable;
 mod verdict;
 
 use std::sync::Arc;
@@ -16,6 +27,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub use self::pod::Pod;
+use self::round::Round;
+use self::sidecars::Sidecars;
+use self::state::View;
+pub use self::status::CONDITIONS;
+use self::status::Report;
 pub use self::verdict::{Stage, Verdict};
 use crate::api::sidecarset::{SidecarSet, SidecarSetSpec, SidecarSetStatus};
 
@@ -135,8 +151,31 @@ pub enum About {
 
 /// Decides what is to be done (CTL-6).
 pub fn plan(input: &Input<'_>) -> Plan {
-    let _ = input;
-    Plan::default()
+    let sidecars = Sidecars::new(input);
+    let matching = input.pods.iter().enumerate().filter(|(_, pod)| sidecars.match_pod(pod));
+    let views: Vec<View<'_>> = matching.map(|(index, pod)| View::new(index, pod, &sidecars, input.now)).collect();
+    let round = Round::decide(input, &sidecars, &views);
+    let Report { status, mut events, wake } = status::report(input, &views, &round);
+    events.extend(round.events);
+    let verdicts = views.iter().map(|view| view.index).zip(round.judged.into_iter().map(|judged| judged.verdict));
+    Plan { status, writes: round.writes, verdicts: verdicts.collect(), events, wake }
+}
+
+impl Plan {
+    /// Whether the status must be written (CTL-31): it differs from the `stored` one in what the rollout owns.
+    pub fn changes(&self, stored: &SidecarSetStatus) -> bool {
+        let own = |status: &SidecarSetStatus| {
+            let mut conditions: Vec<_> = status
+                .conditions
+                .iter()
+                .filter(|condition| CONDITIONS.contains(&&*condition.r#type))
+                .cloned()
+                .collect();
+            conditions.sort_by(|a, b| a.r#type.cmp(&b.r#type));
+            SidecarSetStatus { observed_generation: 0, conditions, ..status.clone() }
+        };
+        self.status.observed_generation > stored.observed_generation || own(&self.status) != own(stored)
+    }
 }
 
 /// A time as annotations and conditions have it: RFC 3339, UTC, seconds.

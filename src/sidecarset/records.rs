@@ -15,7 +15,7 @@ use super::select::Chosen;
 use crate::api::json;
 use crate::api::names;
 use crate::edits::Edits;
-use crate::facts::{Fact, Recorder};
+use crate::facts::{Fact, Recorder, Warnings};
 use crate::pod::Pairs;
 
 /// One entry of the two hash annotations, members in the reference's order (ANN-3).
@@ -73,6 +73,44 @@ pub struct Carried {
     pub hash: String,
     /// Name of its ControllerRevision; empty when the record does not say.
     pub revision: String,
+}
+
+/// What a hash annotation says of one SidecarSet, as a rollout reads it (CTL-20).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The hash; empty when it cannot be read.
+    pub hash: String,
+    /// When the entry was written, as text.
+    pub updated: Option<String>,
+}
+
+/// Reads the entry of one SidecarSet, in either form of ANN-6; `None` when there is none that can be read.
+pub fn told(text: &str, set: &str) -> Option<Told> {
+    let entries: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(text).ok()?;
+    let entry = entries.get(set)?.get();
+    if let Ok(hash) = serde_json::from_str::<String>(entry) {
+        return Some(Told { hash, updated: None });
+    }
+    let entry: Entry<'_> = serde_json::from_str(entry).ok()?;
+    Some(Told { hash: entry.hash.into_owned(), updated: entry.update_timestamp.map(Cow::into_owned) })
+}
+
+/// A hash annotation after an update in place: the entry of `set` is new, those of others stay, the legacy form is
+/// brought into today's, and garbage is started afresh (UPD-5, UPD-7).
+pub fn renewed(before: Option<&str>, set: &str, record: &Record, now: &str) -> String {
+    let records = [(set, record.full.as_str())].into_iter();
+    hash_annotation(before, records, now, &[set].into(), names::HASH, &mut Warnings::default())
+}
+
+/// The same annotation in today's form, if it has the legacy one (UPD-7).
+pub fn modernised(text: &str) -> Option<String> {
+    serde_json::from_str::<BTreeMap<Cow<'_, str>, Cow<'_, str>>>(text).ok().filter(|entries| !entries.is_empty())?;
+    Some(print_object(read_entries(text)?.iter().map(|(name, entry)| (name.as_str(), entry.clone()))))
+}
+
+/// The annotation of working containers after an update in place (HOT-5): other entries stay, garbage is started afresh.
+pub fn working(before: Option<&str>, base: &str, container: &str) -> String {
+    working_annotation(before, &[&(base.to_owned(), container.to_owned())], &mut Warnings::default())
 }
 
 /// The SidecarSets that a live pod carries, from the values of [`names::HASH`] and [`names::INJECTED_LIST`] (ANN-2,
