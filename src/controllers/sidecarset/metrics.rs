@@ -51,8 +51,7 @@ const BUCKETS: [f64; 8] = [0.000_1, 0.000_5, 0.002_5, 0.01, 0.05, 0.25, 1.0, 5.0
 // === impl Taken ===
 
 impl Taken {
-    const ALL: [Self; 6] =
-        [Self::Done, Self::Conflict, Self::Gone, Self::Refused, Self::Throttled, Self::Unanswered];
+    const ALL: [Self; 6] = [Self::Done, Self::Conflict, Self::Gone, Self::Refused, Self::Throttled, Self::Unanswered];
 
     fn name(self) -> &'static str {
         match self {
@@ -84,10 +83,18 @@ impl Metrics {
     /// Registers everything under the prefix of `registry`. Every series is there from the start.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("rollout_writes", "Writes to pods by step and result", self.writes.clone());
-        registry.register("rollout_pods", "Pods that SidecarSets match, by verdict; told by the leader", self.pods.clone());
+        registry.register(
+            "rollout_pods",
+            "Pods that SidecarSets match, by verdict; told by the leader",
+            self.pods.clone(),
+        );
         let help = "Time to decide what is to be done for one SidecarSet";
         registry.register_with_unit("rollout_reconcile_duration", help, Unit::Seconds, self.reconciles.clone());
-        registry.register("rollout_writes_queued", "Writes to pods that wait for those before them", self.queued.clone());
+        registry.register(
+            "rollout_writes_queued",
+            "Writes to pods that wait for those before them",
+            self.queued.clone(),
+        );
         registry.register(
             "rollout_watch_restarts",
             "How often the watch of pods broke and began again",
@@ -95,11 +102,11 @@ impl Metrics {
         );
         for step in Step::NAMES {
             for taken in Taken::ALL {
-                self.writes.get_or_create(&[("step", step), ("result", taken.name())]);
+                drop(self.writes.get_or_create(&[("step", step), ("result", taken.name())]));
             }
         }
         for verdict in Verdict::REASONS {
-            self.pods.get_or_create(&[("verdict", verdict)]);
+            drop(self.pods.get_or_create(&[("verdict", verdict)]));
         }
     }
 

@@ -71,12 +71,9 @@ impl<'de> Deserialize<'de> for Seen {
 
 impl From<Pod> for Seen {
     fn from(pod: Pod) -> Self {
-        Self {
-            key: Key::of(&pod),
-            uid: pod.uid.clone(),
-            version: pod.resource_version.clone(),
-            pod: pod.injected_by().next().is_some().then(|| Arc::new(pod)),
-        }
+        let (key, uid, version) = (Key::of(&pod), pod.uid.clone(), pod.resource_version.clone());
+        let is_injected = pod.injected_by().next().is_some();
+        Self { key, uid, version, pod: is_injected.then(|| Arc::new(pod)) }
     }
 }
 
@@ -155,6 +152,13 @@ impl Pods {
     /// The pods that name a set, by namespace and name.
     pub fn of(&self, set: &str) -> Vec<Arc<Pod>> {
         lock(&self.known).by_set.get(set).into_iter().flat_map(|pods| pods.values().cloned()).collect()
+    }
+
+    /// The version of the newest copy of a pod; `None` when it is gone.
+    pub fn version(&self, pod: &Pod) -> Option<Box<str>> {
+        let known = lock(&self.known);
+        let newest = known.pods.get(&Key::of(pod)).filter(|newest| newest.uid == pod.uid)?;
+        Some(newest.resource_version.clone())
     }
 
     /// How many there are.
@@ -254,21 +258,19 @@ impl Texts {
     }
 }
 
-/// The pods that a set selects, of those that name it (CTL-10). `namespace` has the labels of a namespace, if it is
-/// known.
-pub fn selected<'a, L: crate::selector::Labels + 'a>(
+/// The pods that a set selects, of those that name it (CTL-10). `is_in` tells whether a namespace is known and has labels
+/// that a selector matches.
+pub fn selected(
     set: &SidecarSet,
     pods: Vec<Arc<Pod>>,
-    namespace: impl Fn(&str) -> Option<&'a L>,
+    is_in: impl Fn(&str, &Selector) -> bool,
 ) -> Result<Vec<Arc<Pod>>, SelectorError> {
     let Some(selector) = &set.spec.selector else { return Ok(Vec::new()) };
     let selector = Selector::try_from(selector)?;
     let namespaces = set.spec.namespace_selector.as_ref().map(Selector::try_from).transpose()?;
     let is_selected = |pod: &Arc<Pod>| {
-        let is_in = |namespaces: &Selector| {
-            namespace(&pod.namespace).is_some_and(|labels| namespaces.mismatch(labels).is_none())
-        };
-        selector.mismatch(&pod.labels).is_none() && namespaces.as_ref().is_none_or(is_in)
+        selector.mismatch(&pod.labels).is_none()
+            && namespaces.as_ref().is_none_or(|namespaces| is_in(&pod.namespace, namespaces))
     };
     Ok(pods.into_iter().filter(is_selected).collect())
 }
@@ -402,6 +404,7 @@ mod tests {
         let (pods, _) = cache();
         let set = SidecarSet { spec: serde_json::from_value(spec).unwrap(), ..SidecarSet::default() };
         let labels: BTreeMap<String, String> = [("team".to_owned(), "a".to_owned())].into();
-        assert_eq!(selected(&set, pods.of("mesh"), |_| Some(&labels)).unwrap().len(), expected);
+        let is_in = |_: &str, selector: &Selector| selector.mismatch(&labels).is_none();
+        assert_eq!(selected(&set, pods.of("mesh"), is_in).unwrap().len(), expected);
     }
 }

@@ -107,7 +107,9 @@ mod tests {
             let code = if method == Method::GET { reads.lock().unwrap().pop_front().unwrap() } else { status };
             let body = match code {
                 200 => json!({"metadata": {"name": "web", "resourceVersion": "8"}}),
-                code => json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "code": code}),
+                code => {
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "code": code})
+                }
             };
             std::future::ready((StatusCode::from_u16(code).unwrap(), body.to_string()))
         };
