@@ -29,6 +29,7 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod cluster;
+pub mod controllers;
 pub mod convert;
 pub mod crds;
 pub mod edits;

@@ -11,6 +11,7 @@ mod hot;
 mod image;
 mod order;
 pub mod pod;
+pub mod revisions;
 mod round;
 mod sidecars;
 mod state;

@@ -32,6 +32,8 @@ pub const CANARY_BASE: &str = "apps.kruise.io/sidecarset-base";
 pub const CUSTOM_VERSION: &str = "apps.kruise.io/sidecarset-custom-version";
 /// Label of a revision: the SidecarSet it belongs to (API-61).
 pub const REVISION_OF: &str = "kruise.io/sidecarset-name";
+/// Label of a revision: the hash in the first name that was tried for it (REV-3).
+pub const REVISION_HASH: &str = "controller.kubernetes.io/hash";
 
 /// Pod annotation that asks for containers in order (PRI-3).
 pub const LAUNCH_PRIORITY: &str = "apps.kruise.io/container-launch-priority";

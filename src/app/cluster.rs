@@ -32,6 +32,7 @@ use crate::cluster::missed;
 use crate::cluster::registration::scope::{self, Terms};
 use crate::cluster::registration::{self, Registration};
 use crate::cluster::trust::Published;
+use crate::controllers::sidecarset;
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
 use crate::store::watch::{Feed, Health};
@@ -59,6 +60,8 @@ pub struct InCluster {
     pub certificates: authority::Settings,
     /// What is registered, and for which pods.
     pub registration: registration::Settings,
+    /// How changes of SidecarSets are rolled out.
+    pub rollout: sidecarset::Settings,
     /// Whether this replica stands for election.
     pub elects: bool,
     /// How long requests are still answered after a signal.
@@ -144,6 +147,8 @@ impl Running {
         let mut metrics = Metrics::new(bound.counts(), move || expiry.not_after()).with_feed(Arc::clone(&feed_health));
         leader.standing().register(metrics.registry());
         gauges.register(metrics.registry());
+        let rollout_metrics = sidecarset::metrics::Metrics::default();
+        rollout_metrics.register(metrics.registry());
         let metrics = Arc::new(metrics);
 
         // The server's end is the process's end: until then probes and metrics answer.
@@ -161,7 +166,13 @@ impl Running {
         tasks.spawn(tell_registered(registered, parts.hooks, stopping.clone()));
         if settings.elects {
             let missed_settings = missed::Settings::new(&settings.operator_namespace);
-            let work = move |stop| missed::run(client.clone(), missed_settings.clone(), gauges.clone(), stop);
+            let known = sidecarset::Known { snapshots: Arc::clone(&snapshots), published: snapshot_count.clone() };
+            let work = move |stop: CancellationToken| {
+                let (client, settings, metrics) = (client.clone(), settings.rollout.clone(), rollout_metrics.clone());
+                let rollout = sidecarset::run(client.clone(), known.clone(), settings, metrics, stop.clone());
+                let missed = missed::run(client, missed_settings.clone(), gauges.clone(), stop);
+                async { drop(tokio::join!(rollout, missed)) }
+            };
             tasks.spawn(leader.run(work, stopping.clone()));
         }
 
@@ -212,14 +223,18 @@ async fn follow_terms(
     terms: watch::Sender<Option<Arc<Terms>>>,
     stopping: CancellationToken,
 ) {
+    let mut before: Option<Arc<Snapshot>> = None;
     loop {
-        if *published.borrow_and_update() > 0 {
-            let snapshot = snapshots.load_full();
+        let is_published = *published.borrow_and_update() > 0;
+        let snapshot = snapshots.load_full();
+        let is_same = before.as_ref().is_some_and(|before| before.objects().has_same_sets(snapshot.objects()));
+        if is_published && !is_same {
             let sets = snapshot.objects().sidecarsets();
             let selectors = sets.filter_map(|stored| {
                 scope::term(stored.set.spec.selector.as_ref(), stored.set.spec.namespace_selector.as_ref())
             });
             terms.send_replace(Some(Arc::new(selectors.collect())));
+            before = Some(snapshot);
         }
         tokio::select! {
             () = stopping.cancelled() => return,

@@ -28,6 +28,7 @@ use kube::Client;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::Request;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -83,10 +84,10 @@ pub struct Health {
 /// Since when nothing is heard of changes of SidecarSets; `None` while their watch is up.
 pub type Interruption = Option<tokio::time::Instant>;
 
-/// What a watch tells the owner of the objects.
-enum Told {
+/// What the owner of the objects is told.
+enum News {
     Change(Change),
-    /// It is up, and all that changed before was told.
+    /// This watch is up, and all that changed before was told.
     Current(Kind),
 }
 
@@ -109,7 +110,7 @@ struct Line {
 
 /// Why a watch is down.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub(crate) enum Trouble {
     #[error("the API server does not serve {0}; install the CRDs")]
     NotServed(String),
     #[error("the API server answers: {0}")]
@@ -169,9 +170,8 @@ impl Feed {
             let (sender, changes) = mpsc::channel(QUEUE);
             for kind in Kind::ALL {
                 let health = Arc::clone(&self.health);
-                tasks.spawn(
-                    Source::new(kind, &self.operator_namespace, self.client.clone(), health).follow(sender.clone()),
-                );
+                let source = Part::source(kind, &self.operator_namespace, self.client.clone(), health);
+                tasks.spawn(source.follow(sender.clone()));
             }
             drop(sender);
             let owner = Owner {
@@ -216,13 +216,13 @@ struct Owner {
 // === impl Owner ===
 
 impl Owner {
-    async fn run(mut self, mut changes: mpsc::Receiver<Told>) {
-        while let Some(told) = changes.recv().await {
-            let mut current = self.take_told(told);
+    async fn run(mut self, mut changes: mpsc::Receiver<News>) {
+        while let Some(news) = changes.recv().await {
+            let mut current = self.hear(news);
             // What came meanwhile goes into the same snapshot.
             for _ in 0..QUEUE {
-                let Ok(told) = changes.try_recv() else { break };
-                current = self.take_told(told).or(current);
+                let Ok(news) = changes.try_recv() else { break };
+                current = self.hear(news).or(current);
             }
             if self.listed.len() == Kind::ALL.len() {
                 self.publish();
@@ -235,10 +235,10 @@ impl Owner {
     }
 
     /// The watch that is up again, if that was told.
-    fn take_told(&mut self, told: Told) -> Option<Kind> {
-        match told {
-            Told::Change(change) => self.take(change),
-            Told::Current(kind) => return Some(kind),
+    fn hear(&mut self, news: News) -> Option<Kind> {
+        match news {
+            News::Change(change) => self.take(change),
+            News::Current(kind) => return Some(kind),
         }
         None
     }
@@ -294,22 +294,60 @@ fn report(previous: &Snapshot, snapshot: &Snapshot) {
     }
 }
 
+/// What a [`Source`] watches, and whom it tells.
+pub(crate) trait Subject: Send + Sync + 'static {
+    /// One object, as it is read from the API server's JSON.
+    type Object: DeserializeOwned + Clone + Send;
+    /// What is sent when objects changed.
+    type Change: Send;
+
+    /// The version of an object; empty when it has none.
+    fn version(object: &Self::Object) -> &str;
+    /// What is kept of an object. Done page by page, so that a long list is never there as it came.
+    fn trim(&self, object: Self::Object) -> Self::Object {
+        object
+    }
+    /// How a change is told.
+    fn change(&self, told: Told<Self::Object>) -> Self::Change;
+    /// The API server said something: the watch is up.
+    fn heard(&self);
+    /// The watch began anew, with a list.
+    fn restarted(&self);
+    /// The watch is down.
+    fn lost(&self, trouble: &Trouble);
+    /// The watch has ended, in whatever way, and the next one is not up yet.
+    fn interrupted(&self) {}
+}
+
+/// What a [`Source`] has to tell.
+pub(crate) enum Told<T> {
+    /// These are all there are.
+    All(Vec<T>),
+    /// This one is new, or is now like this.
+    Put(T),
+    /// This one, as it was last, is gone.
+    Gone(T),
+    /// The watch is up, and all that changed before was told.
+    Current,
+}
+
 /// One watch.
-struct Source {
-    kind: Kind,
+pub(crate) struct Source<S> {
+    subject: S,
     client: Client,
     path: String,
     request: Request,
     lists: ListParams,
     watches: WatchParams,
-    health: Arc<Health>,
+    /// Whether only the metadata of objects are asked for.
+    metadata_only: bool,
 }
 
 /// A page of a list.
 #[derive(Deserialize)]
-struct Page {
+struct Page<T> {
     metadata: PageMetadata,
-    items: Option<Vec<Value>>,
+    items: Option<Vec<T>>,
 }
 
 #[derive(Deserialize)]
@@ -320,37 +358,95 @@ struct PageMetadata {
     r#continue: String,
 }
 
-// === impl Source ===
+/// One kind of the feed's objects.
+struct Part {
+    kind: Kind,
+    health: Arc<Health>,
+}
 
-impl Source {
-    fn new(kind: Kind, namespace: &str, client: Client, health: Arc<Health>) -> Self {
-        let mut lists = ListParams::default().limit(PAGE);
-        let mut watches = WatchParams::default().timeout(RENEWAL);
+// === impl Part ===
+
+impl Part {
+    fn source(kind: Kind, namespace: &str, client: Client, health: Arc<Health>) -> Source<Self> {
         let path = match kind {
             Kind::SidecarSets => format!("/apis/{}/sidecarsets", names::V1BETA1),
             Kind::Namespaces => "/api/v1/namespaces".to_owned(),
+            Kind::Configuration => format!("/api/v1/namespaces/{namespace}/configmaps"),
+            Kind::Revisions => format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions"),
+        };
+        let mut source = Source::new(Self { kind, health }, path, client);
+        let Source { lists, watches, metadata_only, .. } = &mut source;
+        match kind {
+            Kind::SidecarSets => {}
+            Kind::Namespaces => *metadata_only = true,
             Kind::Configuration => {
                 let name = format!("metadata.name={}", names::CONFIGURATION);
-                (lists, watches) = (lists.fields(&name), watches.fields(&name));
-                format!("/api/v1/namespaces/{namespace}/configmaps")
+                (lists.field_selector, watches.field_selector) = (Some(name.clone()), Some(name));
             }
             Kind::Revisions => {
-                (lists, watches) = (lists.labels(names::REVISION_OF), watches.labels(names::REVISION_OF));
-                format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions")
+                let label = Some(names::REVISION_OF.to_owned());
+                (lists.label_selector, watches.label_selector) = (label.clone(), label);
             }
-        };
-        Self { kind, client, request: Request::new(path.clone()), path, lists, watches, health }
+        }
+        source
+    }
+}
+
+impl Subject for Part {
+    type Object = Value;
+    type Change = News;
+
+    fn version(object: &Value) -> &str {
+        object["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+    }
+
+    fn change(&self, told: Told<Value>) -> News {
+        News::Change(match told {
+            Told::All(objects) => Change::All(self.kind, objects),
+            Told::Put(object) => Change::Put(self.kind, object),
+            Told::Gone(object) => {
+                Change::Gone(self.kind, object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+            }
+            Told::Current => return News::Current(self.kind),
+        })
+    }
+
+    fn heard(&self) {
+        self.health.heard(self.kind);
+    }
+
+    fn restarted(&self) {
+        self.health.restarted(self.kind);
+    }
+
+    fn lost(&self, trouble: &Trouble) {
+        self.health.lost(self.kind, trouble);
+    }
+
+    fn interrupted(&self) {
+        self.health.interrupted(self.kind);
+    }
+}
+
+// === impl Source ===
+
+impl<S: Subject> Source<S> {
+    /// Watches all objects under `path`, such as `/api/v1/pods`.
+    pub(crate) fn new(subject: S, path: String, client: Client) -> Self {
+        let lists = ListParams::default().limit(PAGE);
+        let watches = WatchParams::default().timeout(RENEWAL);
+        Self { subject, client, request: Request::new(path.clone()), path, lists, watches, metadata_only: false }
     }
 
     /// Lists and watches, and begins again whatever happens, until nobody takes the changes any more.
-    async fn follow(self, changes: mpsc::Sender<Told>) {
+    pub(crate) async fn follow(self, changes: mpsc::Sender<S::Change>) {
         let mut version = None;
         let mut delays = delays();
         let mut prompt = PROMPT;
         while !changes.is_closed() {
             let began = Instant::now();
             let ended = self.attempt(&mut version, &changes).await;
-            self.health.interrupted(self.kind);
+            self.subject.interrupted();
             let was_steady = began.elapsed() >= STEADY;
             if was_steady {
                 delays = self::delays();
@@ -361,7 +457,7 @@ impl Source {
                 Ok(ended) => {
                     if matches!(ended, Ended::Expired) {
                         version = None;
-                        self.health.restarted(self.kind);
+                        self.subject.restarted();
                     }
                     if prompt > 0 {
                         prompt -= 1;
@@ -374,7 +470,7 @@ impl Source {
                     if !matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow) {
                         version = None;
                     }
-                    self.health.lost(self.kind, &trouble);
+                    self.subject.lost(&trouble);
                 }
             }
             sleep(delays.next().unwrap_or(DELAYS.1)).await;
@@ -382,34 +478,34 @@ impl Source {
     }
 
     /// Lists, unless there is a version to go on from, and watches.
-    async fn attempt(&self, version: &mut Option<String>, changes: &mpsc::Sender<Told>) -> Result<Ended, Trouble> {
+    async fn attempt(&self, version: &mut Option<String>, changes: &mpsc::Sender<S::Change>) -> Result<Ended, Trouble> {
         let from = if let Some(version) = version {
             version
         } else {
             let Some((listed, objects)) = self.list().await? else { return Ok(Ended::Expired) };
-            self.health.heard(self.kind);
-            let _ = changes.send(Told::Change(Change::All(self.kind, objects))).await;
+            self.subject.heard();
+            let _ = changes.send(self.subject.change(Told::All(objects))).await;
             version.insert(listed)
         };
         self.watch(from, changes).await
     }
 
     /// All objects, and the version of the list. `None` when it expired before its last page.
-    async fn list(&self) -> Result<Option<(String, Vec<Value>)>, Trouble> {
+    async fn list(&self) -> Result<Option<(String, Vec<S::Object>)>, Trouble> {
         let mut objects = Vec::new();
         let mut params = self.lists.clone();
         for _ in 0..PAGES {
-            let list = match self.kind {
-                Kind::Namespaces => self.request.list_metadata(&params),
-                _ => self.request.list(&params),
+            let list = match self.metadata_only {
+                true => self.request.list_metadata(&params),
+                false => self.request.list(&params),
             };
             let list = list.map_err(|error| Trouble::Unreadable(error.to_string()))?;
-            let page: Page = match self.answer(self.client.request(list)).await {
+            let page: Page<S::Object> = match self.answer(self.client.request(list)).await {
                 Err(Failure::Expired) => return Ok(None),
                 Err(Failure::Trouble(trouble)) => return Err(trouble),
                 Ok(page) => page,
             };
-            objects.extend(page.items.unwrap_or_default());
+            objects.extend(page.items.into_iter().flatten().map(|object| self.subject.trim(object)));
             let PageMetadata { resource_version, r#continue } = page.metadata;
             if r#continue.is_empty() {
                 return Ok(Some((resource_version, objects)));
@@ -420,22 +516,22 @@ impl Source {
     }
 
     /// Follows `version` to what is newest, until the watch ends.
-    async fn watch(&self, version: &mut String, changes: &mpsc::Sender<Told>) -> Result<Ended, Trouble> {
-        let watch = match self.kind {
-            Kind::Namespaces => self.request.watch_metadata(&self.watches, version),
-            _ => self.request.watch(&self.watches, version),
+    async fn watch(&self, version: &mut String, changes: &mpsc::Sender<S::Change>) -> Result<Ended, Trouble> {
+        let watch = match self.metadata_only {
+            true => self.request.watch_metadata(&self.watches, version),
+            false => self.request.watch(&self.watches, version),
         };
         let watch = watch.map_err(|error| Trouble::Unreadable(error.to_string()))?;
-        let events = match self.answer(self.client.request_events::<Value>(watch)).await {
+        let events = match self.answer(self.client.request_events::<S::Object>(watch)).await {
             Err(Failure::Expired) => return Ok(Ended::Expired),
             Err(Failure::Trouble(trouble)) => return Err(trouble),
             Ok(events) => events,
         };
-        let _ = changes.send(Told::Current(self.kind)).await;
+        let _ = changes.send(self.subject.change(Told::Current)).await;
         let mut events = pin!(events);
         let limit = Duration::from_secs(RENEWAL.into()) + GRACE;
         loop {
-            self.health.heard(self.kind);
+            self.subject.heard();
             let event = match timeout(limit, events.try_next()).await {
                 Err(_) => return Err(Trouble::Slow),
                 Ok(Ok(None)) => return Ok(Ended::InTime),
@@ -445,15 +541,14 @@ impl Source {
                     Failure::Trouble(trouble) => return Err(trouble),
                 },
             };
-            let change = match event {
+            let told = match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    advance(version, &object);
-                    Change::Put(self.kind, object)
+                    advance(version, S::version(&object));
+                    Told::Put(self.subject.trim(object))
                 }
                 WatchEvent::Deleted(object) => {
-                    advance(version, &object);
-                    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                    Change::Gone(self.kind, name.to_owned())
+                    advance(version, S::version(&object));
+                    Told::Gone(object)
                 }
                 WatchEvent::Bookmark(bookmark) => {
                     version.clone_from(&bookmark.metadata.resource_version);
@@ -464,7 +559,7 @@ impl Source {
                     Failure::Trouble(trouble) => return Err(trouble),
                 },
             };
-            let _ = changes.send(Told::Change(change)).await;
+            let _ = changes.send(self.subject.change(told)).await;
         }
     }
 
@@ -497,8 +592,8 @@ enum Failure {
     Trouble(Trouble),
 }
 
-fn advance(version: &mut String, object: &Value) {
-    if let Some(newer) = object["metadata"]["resourceVersion"].as_str().filter(|newer| !newer.is_empty()) {
+fn advance(version: &mut String, newer: &str) {
+    if !newer.is_empty() {
         newer.clone_into(version);
     }
 }
