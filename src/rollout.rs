@@ -20,8 +20,8 @@ mod update;
 mod upgradable;
 mod verdict;
 
+use core::time::Duration;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -225,3 +225,6 @@ impl Write {
         Event { about: About::Pod(self.pod), is_warning: true, reason, message }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,8 +55,8 @@ fn share(percent: &str, all: usize) -> Option<usize> {
     if is_negative {
         return Some(0);
     }
-    let per_cent = 100 * 10_u128.pow(9);
-    usize::try_from((digits * all as u128).div_ceil(per_cent)).ok()
+    let divisor = 100 * 10_u128.pow(9);
+    usize::try_from((digits * all as u128).div_ceil(divisor)).ok()
 }
 
 /// What became of the candidates.
@@ -64,25 +64,25 @@ fn share(percent: &str, all: usize) -> Option<usize> {
 pub(super) struct Cut {
     /// How many, from the first on, are updated now or wait for the budget.
     pub(super) within_partition: usize,
-    /// Those of them that are updated now, as indices into the candidates.
-    pub(super) taken: Vec<usize>,
+    /// How many, from the first on, are updated now.
+    pub(super) taken: usize,
     /// The budget that is used afterwards.
     pub(super) used: usize,
 }
 
-/// STR-7 and STR-10. `are_ready` says of each candidate, in order, whether it is ready (CTL-25); `keep_back` of them
-/// stay; `used` of `limit` pods are unavailable already.
-pub(super) fn cut(are_ready: &[bool], keep_back: usize, used: usize, limit: usize) -> Cut {
-    let within_partition = are_ready.len().saturating_sub(keep_back);
-    let mut cut = Cut { within_partition, taken: Vec::new(), used };
-    for (index, is_ready) in are_ready[..within_partition].iter().enumerate() {
-        if *is_ready {
+/// STR-7 and STR-10. `costly` says of each candidate, in order, whether it is available and would not be; `keep_back` of
+/// them stay; `used` of `limit` pods are unavailable already.
+pub(super) fn cut(costly: &[bool], keep_back: usize, used: usize, limit: usize) -> Cut {
+    let within_partition = costly.len().saturating_sub(keep_back);
+    let mut cut = Cut { within_partition, taken: 0, used };
+    for costs in &costly[..within_partition] {
+        if *costs {
             if cut.used >= limit {
                 break;
             }
             cut.used += 1;
         }
-        cut.taken.push(index);
+        cut.taken += 1;
     }
     cut
 }
@@ -93,8 +93,8 @@ mod tests {
 
     use super::*;
 
-    fn text(text: &str) -> Option<IntOrString> {
-        Some(IntOrString::String(text.to_owned()))
+    fn text(text: &str) -> IntOrString {
+        IntOrString::String(text.to_owned())
     }
 
     #[rstest]
@@ -102,16 +102,16 @@ mod tests {
     #[case::a_number(Some(IntOrString::Int(3)), 10, 3)]
     #[case::more_than_there_are(Some(IntOrString::Int(30)), 10, 10)]
     #[case::a_negative_number(Some(IntOrString::Int(-3)), 10, 0)]
-    #[case::a_quarter_of_twelve(text("25%"), 12, 3)]
-    #[case::rounded_up(text("33%"), 10, 4)]
-    #[case::decimals(text("33.3%"), 1000, 333)]
-    #[case::exact_where_floats_are_not(text("55%"), 100, 55)]
-    #[case::all_but_one(text("99%"), 10, 9)]
-    #[case::really_all(text("100%"), 10, 10)]
-    #[case::all_in_other_words(text("100.0%"), 10, 9)]
-    #[case::of_one_pod(text("1%"), 1, 1)]
-    #[case::of_none(text("50%"), 0, 0)]
-    #[case::more_than_all(text("150%"), 10, 10)]
+    #[case::a_quarter_of_twelve(Some(text("25%")), 12, 3)]
+    #[case::rounded_up(Some(text("33%")), 10, 4)]
+    #[case::decimals(Some(text("33.3%")), 1000, 333)]
+    #[case::exact_where_floats_are_not(Some(text("55%")), 100, 55)]
+    #[case::all_but_one(Some(text("99%")), 10, 9)]
+    #[case::really_all(Some(text("100%")), 10, 10)]
+    #[case::all_in_other_words(Some(text("100.0%")), 10, 9)]
+    #[case::of_one_pod(Some(text("1%")), 1, 1)]
+    #[case::of_none(Some(text("50%")), 0, 0)]
+    #[case::more_than_all(Some(text("150%")), 10, 10)]
     fn a_partition_is_rounded_up_but_leaves_one_str_7(
         #[case] given: Option<IntOrString>,
         #[case] all: usize,
@@ -127,18 +127,18 @@ mod tests {
     #[case::a_sign_alone("%")]
     #[case::a_power("1e1%")]
     fn a_partition_that_cannot_be_read_is_an_error_w_15(#[case] given: &str) {
-        let error = partition(text(given).as_ref(), 10).unwrap_err().to_string();
+        let error = partition(Some(&text(given)), 10).unwrap_err().to_string();
         assert!(error.starts_with("spec.updateStrategy.partition \""), "{error}");
     }
 
     #[rstest]
     #[case::absent(None, 10, Ok(1))]
     #[case::none(Some(IntOrString::Int(0)), 10, Ok(0))]
-    #[case::rounded_up(text("10%"), 12, Ok(2))]
-    #[case::without_a_sign(text("10"), 12, Ok(2))]
-    #[case::all(text("100%"), 12, Ok(12))]
-    #[case::decimals(text("10.5%"), 12, Err(()))]
-    #[case::words(text("half"), 12, Err(()))]
+    #[case::rounded_up(Some(text("10%")), 12, Ok(2))]
+    #[case::without_a_sign(Some(text("10")), 12, Ok(2))]
+    #[case::all(Some(text("100%")), 12, Ok(12))]
+    #[case::decimals(Some(text("10.5%")), 12, Err(()))]
+    #[case::words(Some(text("half")), 12, Err(()))]
     fn max_unavailable_is_rounded_up_str_8(
         #[case] given: Option<IntOrString>,
         #[case] all: usize,
@@ -153,13 +153,13 @@ mod tests {
     #[case::the_first_that_does_not_fit_ends_the_walk(&[true, true, false], 0, 0, 1, 1)]
     #[case::everything_is_kept(&[false, true], 2, 0, 9, 0)]
     fn the_walk_str_10(
-        #[case] are_ready: &[bool],
+        #[case] costly: &[bool],
         #[case] keep_back: usize,
         #[case] used: usize,
         #[case] limit: usize,
         #[case] taken: usize,
     ) {
-        let cut = cut(are_ready, keep_back, used, limit);
-        assert_eq!(cut.taken, (0..taken).collect::<Vec<_>>());
+        let cut = cut(costly, keep_back, used, limit);
+        assert_eq!(cut.taken, taken);
     }
 }

@@ -130,15 +130,14 @@ impl<'a> Pair<'a> {
         match (is_good(new), is_good(old)) {
             // W-5: the old process was told to hand over and would not be restarted; the upgrade ends first.
             (true, _) if image(old) == wanted => Act::Wait,
-            // HOT-4.3 and HOT-4.4: the new one serves.
-            (true, _) => Act::Start(old),
             // W-4. Had the new one run, or the old one been restarted passive (HOT-24), the old one might not serve: then
             // the new one gets the old image, and takes over as always.
             (false, _) if image(old) == wanted && self.never_ran(view) && !self.old_restarted(view) => Act::Back,
             (false, true) => Act::Start(new),
             // Differs: HOT-4.4 takes the old one even when it runs and is just not ready.
             (false, false) if image(old) == wanted || is_running(self.containers[old]) => Act::Start(new),
-            (false, false) => Act::Start(old),
+            // HOT-4.3 and HOT-4.4.
+            (true, _) | (false, false) => Act::Start(old),
         }
     }
 
@@ -149,7 +148,7 @@ impl<'a> Pair<'a> {
             State::Waiting { reason } => NOT_STARTED.contains(&&**reason),
             _ => false,
         });
-        waits && view.acted(container) != Acted::Yes
+        waits && view.acted(container) != Acted::Yes && !view.ran_since(container)
     }
 
     /// Whether the old container was restarted since the upgrade began.
@@ -178,11 +177,9 @@ impl<'a> Pair<'a> {
     /// The container that the target of a starting upgrade takes over from, as it was when the upgrade began.
     pub(super) fn source_id(&self, target: usize, view: &View<'_>) -> Option<String> {
         if target == self.working && self.is_in_upgrade() {
-            let recorded = view.recorded(&self.working().name).and_then(|recorded| recorded.source.as_deref());
-            // Begun by the reference, and restarted since: nothing equals this.
-            let unknown = || if self.old_restarted(view) { Some(String::new()) } else { None };
-            if let Some(source) = recorded.map(str::to_owned).or_else(unknown) {
-                return Some(source);
+            // The old one may have handed over, or be passive: nothing equals this.
+            if view.ran_since(self.working()) || self.old_restarted(view) {
+                return Some(String::new());
             }
         }
         self.containers[1 - target].status.as_ref().map(|status| status.container_id.to_string())

@@ -79,7 +79,15 @@ impl Round {
                 continue;
             }
             if view.is_updated {
-                judged.push(Judged::updated(view, sidecars, stage));
+                let is_stranded = mode == Mode::Rolling && !held && is_stranded(view, sidecars, stage);
+                if is_stranded {
+                    writes.push(update::update(view, sidecars, input));
+                }
+                judged.push(if is_stranded {
+                    Judged::new(Verdict::Updating)
+                } else {
+                    Judged::updated(view, sidecars, stage)
+                });
                 continue;
             }
             let why = match &mode {
@@ -103,17 +111,16 @@ impl Round {
         // W-6: old pods that cannot be candidates are among those that keep the old version.
         let old = views.iter().filter(|view| !view.is_updated).count();
         let keep_back = keep.saturating_sub(old - candidates.len());
-        let are_ready: Vec<bool> = candidates.iter().map(|place| views[*place].is_ready).collect();
-        let cut = budget::cut(&are_ready, keep_back, used, limit);
+        let cut = budget::cut(&costly(views, &candidates, sidecars), keep_back, used, limit);
         for (index, place) in candidates.iter().enumerate().take(cut.within_partition) {
-            judged[*place].verdict = if cut.taken.contains(&index) {
+            judged[*place].verdict = if index < cut.taken {
                 Verdict::Updating
             } else {
                 Verdict::BudgetExhausted { used: cut.used, of: limit }
             };
         }
-        let taken: BTreeSet<usize> = cut.taken.iter().map(|index| candidates[*index]).collect();
-        writes.extend(cut.taken.iter().map(|index| update::update(&views[candidates[*index]], sidecars, input)));
+        let taken: BTreeSet<usize> = candidates[..cut.taken].iter().copied().collect();
+        writes.extend(candidates[..cut.taken].iter().map(|place| update::update(&views[*place], sidecars, input)));
 
         let mut round = Self { judged, writes, events: Vec::new(), mode, used, limit, doubt };
         if round.mode == Mode::Rolling && !sidecars.hot.is_empty() {
@@ -146,9 +153,8 @@ impl Round {
         let all: Vec<_> = views.iter().map(|view| view.pod).collect();
         order::sort(&mut stale, |place: &usize| views[*place].pod, &all, &input.set.spec.update_strategy);
         stale.truncate((views.len() - keep).saturating_sub(done));
-        let are_ready: Vec<bool> = stale.iter().map(|place| views[*place].is_ready).collect();
-        let cut = budget::cut(&are_ready, 0, used, self.limit);
-        self.writes.extend(cut.taken.iter().map(|index| update::refresh(&views[stale[*index]], sidecars, input)));
+        let cut = budget::cut(&costly(views, &stale, sidecars), 0, used, self.limit);
+        self.writes.extend(stale[..cut.taken].iter().map(|place| update::refresh(&views[*place], sidecars, input)));
     }
 
     /// NUP-2, NUP-5, W-8: brings the conditions up to date.
@@ -201,6 +207,19 @@ fn is_unavailable(view: &View<'_>, sidecars: &Sidecars<'_>) -> bool {
     let is_in_upgrade = view.pairs.iter().any(Pair::is_in_upgrade);
     let has_idle_sidecar = || sidecars.of(view.pod).any(|container| !container.is_ready());
     view.is_touched && (!view.is_consistent || is_in_upgrade || (!view.is_ready && has_idle_sidecar()))
+}
+
+/// Of each candidate, whether to write it makes one more pod unavailable (STR-10). Those that are counted already cost
+/// nothing, whatever their condition says.
+fn costly(views: &[View<'_>], candidates: &[usize], sidecars: &Sidecars<'_>) -> Vec<bool> {
+    candidates.iter().map(|place| &views[*place]).map(|view| view.is_ready && !is_unavailable(view, sidecars)).collect()
+}
+
+/// W-4: a pod that counts as updated while its hot upgrade is stuck on another image than the wanted one, as the
+/// reference leaves it after a rollback (HOT-22).
+fn is_stranded(view: &View<'_>, sidecars: &Sidecars<'_>, stage: Option<Stage>) -> bool {
+    let is_other = |pair: &Pair<'_>| pair.is_in_upgrade() && *pair.working().image != *pair.hot.image;
+    view.pairs.iter().any(is_other) && unsettled(view, sidecars, stage).is_none()
 }
 
 /// STR-2, and W-5: what an old pod waits for before it can be a candidate.

@@ -1,9 +1,9 @@
 //! Updated, consistent, ready: what a pod's records and its node's reports say (CTL-20 … CTL-27), and the text of the
 //! in-place state (CTL-23).
 
+use core::time::Duration;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -22,6 +22,7 @@ use crate::sidecarset::records;
 const SETTLED: Duration = Duration::from_mins(1);
 
 /// One matching pod, with its records read.
+#[expect(clippy::struct_excessive_bools, reason = "each is one term of the specification")]
 pub(super) struct View<'a> {
     /// Its index in the input.
     pub(super) index: usize,
@@ -151,6 +152,15 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether a container was started since its image was last changed here.
+    pub(super) fn ran_since(&self, container: &Container) -> bool {
+        let (Some(recorded), Some(status)) = (self.recorded(&container.name), &container.status) else { return false };
+        match &recorded.container_id {
+            Some(old) => !status.container_id.is_empty() && *status.container_id != **old,
+            None => *status.image_id != *recorded.image_id,
+        }
+    }
+
     /// Whether the node runs what the spec of a container says (CTL-22.2 and CTL-22.4, by what really runs: W-2).
     pub(super) fn acted(&self, container: &Container) -> Acted {
         let recorded = self.recorded(&container.name);
@@ -166,13 +176,12 @@ impl<'a> View<'a> {
         };
         match &recorded.container_id {
             // W-2: the same name and content under a new string, or a name that comes back, count with a new container.
-            Some(old) => {
-                let is_new = !status.container_id.is_empty() && *status.container_id != **old;
-                match (is_new, is_same) {
+            Some(_) => {
+                match (self.ran_since(container), is_same) {
                     (true, true) => Acted::Yes,
-                    (true, false) => self.settles(status),
-                    // Changed back before the node looked: there is nothing to restart.
-                    (false, true) => self.settles(status),
+                    // The same content under another name; or changed back before the node looked, so that there is
+                    // nothing to restart.
+                    (true, false) | (false, true) => self.settles(status),
                     (false, false) => Acted::No,
                 }
             }

@@ -3,7 +3,7 @@
 //! Everything is derived from the verdicts and from what the stored conditions said before, so an event is due exactly
 //! once for each change, whoever asks.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -138,17 +138,14 @@ impl<'a> Tally<'a> {
     /// A pod that was written and is not ready.
     fn written(&mut self, view: &'a View<'a>, is_failing: bool, verdict: &'a Verdict, now: Timestamp) {
         let end = view.written.and_then(|written| written.checked_add(PATIENCE).ok());
-        match end.filter(|end| *end > now && !is_failing) {
-            Some(end) => {
-                self.moving += 1;
-                self.wake_at(end);
+        if let Some(end) = end.filter(|end| *end > now && !is_failing) {
+            self.moving += 1;
+            self.wake_at(end);
+        } else {
+            if self.stuck == 0 {
+                self.first = Some((view, verdict));
             }
-            None => {
-                if self.stuck == 0 {
-                    self.first = Some((view, verdict));
-                }
-                self.stuck += 1;
-            }
+            self.stuck += 1;
         }
     }
 
@@ -238,14 +235,13 @@ fn progressing(status: &SidecarSetStatus, tally: &Tally<'_>, round: &Round) -> S
 }
 
 fn recreate(tally: &Tally<'_>) -> String {
-    let mut text = format!("{} must be recreated", tally.field_changed);
-    if !tally.paths.is_empty() {
-        // A few say enough; conditions are bounded.
-        let shown = tally.paths.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let more = if tally.paths.len() > 5 { " and more" } else { "" };
-        text.push_str(&format!(", as {shown}{more} changed"));
+    if tally.paths.is_empty() {
+        return format!("{} must be recreated", tally.field_changed);
     }
-    text
+    // A few say enough; conditions are bounded.
+    let shown = tally.paths.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if tally.paths.len() > 5 { " and more" } else { "" };
+    format!("{} must be recreated, as {shown}{more} changed", tally.field_changed)
 }
 
 fn available(status: &SidecarSetStatus, round: &Round) -> Said {
@@ -291,7 +287,6 @@ fn events(input: &Input<'_>, [progressing, _, degraded]: &[Said; 3]) -> Vec<Even
     match progressing.reason {
         ROLLING_OUT if !was_moving || is_another => events.push(event(false, "RolloutStarted", &progressing.message)),
         STALLED if before != STALLED => events.push(event(true, "RolloutStalled", &progressing.message)),
-        ROLLING_OUT | STALLED => {}
         COMPLETE if was_moving => events.push(event(false, "RolloutComplete", &progressing.message)),
         _ => {}
     }

@@ -86,7 +86,7 @@ pub(super) fn refresh(view: &View<'_>, sidecars: &Sidecars<'_>, input: &Input<'_
 }
 
 /// A patch that is conditional on the copy of the pod that was decided upon.
-pub(super) fn conditional(pod: &Pod, mut patch: Map<String, Value>, annotations: BTreeMap<String, String>) -> Value {
+pub(super) fn conditional(pod: &Pod, mut patch: Map<String, Value>, annotations: &BTreeMap<String, String>) -> Value {
     let mut metadata = json!({"uid": pod.uid, "resourceVersion": pod.resource_version});
     if !annotations.is_empty() {
         metadata["annotations"] = json!(annotations);
@@ -185,7 +185,7 @@ impl<'a> Draft<'a> {
         if !spec.is_empty() {
             patch.insert("spec".to_owned(), Value::Object(spec));
         }
-        let patch = conditional(pod, patch, self.annotations);
+        let patch = conditional(pod, patch, &self.annotations);
         Write { pod: index, step, subresource: Subresource::None, patch, events: self.events }
     }
 }

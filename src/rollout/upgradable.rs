@@ -62,6 +62,6 @@ pub(super) fn write(view: &View<'_>, set: &str, say: Say, now: Timestamp) -> Opt
     });
     let mut patch = Map::new();
     patch.insert("status".to_owned(), json!({"conditions": [condition]}));
-    let patch = update::conditional(view.pod, patch, BTreeMap::new());
+    let patch = update::conditional(view.pod, patch, &BTreeMap::new());
     Some(Write { pod: view.index, step: Step::Condition, subresource: Subresource::Status, patch, events: Vec::new() })
 }
