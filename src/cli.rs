@@ -4,6 +4,7 @@ mod crds;
 mod explain;
 mod inject;
 mod manager;
+mod rollout;
 mod uninstall;
 mod validate;
 
@@ -31,6 +32,8 @@ enum Command {
     Crds(crds::Args),
     /// Explain, in a live cluster, why pods carry their SidecarSets or lack them.
     Explain(explain::Args),
+    /// Follow how a SidecarSet reaches running pods, see its revisions, go back to one.
+    Rollout(rollout::Args),
     /// Take Outrigger out of a cluster's way: webhooks first, then the manager, then conversion.
     Uninstall(uninstall::Args),
 }
@@ -53,6 +56,7 @@ pub fn run() -> ExitCode {
         Command::Inject(args) => inject::run(&args),
         Command::Crds(args) => crds::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Rollout(args) => rollout::run(&args),
         Command::Uninstall(args) => uninstall::run(args),
     };
     ran.unwrap_or_else(|error| {

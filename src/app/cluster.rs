@@ -171,7 +171,7 @@ impl Running {
                 let (client, settings, metrics) = (client.clone(), settings.rollout.clone(), rollout_metrics.clone());
                 let rollout = sidecarset::run(client.clone(), known.clone(), settings, metrics, stop.clone());
                 let missed = missed::run(client, missed_settings.clone(), gauges.clone(), stop);
-                async { drop(tokio::join!(rollout, missed)) }
+                async { _ = tokio::join!(rollout, missed) }
             };
             tasks.spawn(leader.run(work, stopping.clone()));
         }

@@ -13,6 +13,7 @@ mod facts;
 mod manager;
 mod missed;
 mod registration;
+mod rollout;
 mod store;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         explain::tests(),
         manager::tests(),
         missed::tests(),
+        rollout::tests(),
         store::tests(),
     ];
     harness::run::main(Parts::Controllers, subjects.into_iter().flatten())

@@ -63,7 +63,7 @@ impl Revisions {
                 Some(Write::Create(document)) => {
                     if !self.create(document).await? {
                         // REV-7
-                        taken.extend(self.get(&registered.name).await?);
+                        taken.extend(self.named(&registered.name).await?);
                     }
                 }
                 Some(Write::Patch(name, patch)) => self.patch(name, patch).await?,
@@ -89,11 +89,11 @@ impl Revisions {
         }
     }
 
-    async fn get(&self, name: &str) -> Result<Option<Revision>, HistoryError> {
-        match self.call::<Value>("read", self.request.get(name, &kube::api::GetParams::default())).await {
-            Err(HistoryError::Call(_, error)) if error.code() == Some(404) => Ok(None),
-            found => found.map(|document| Some(Revision::read(&document))),
-        }
+    /// The one of this name, whatever its labels: a list of one, which asks for no further right.
+    async fn named(&self, name: &str) -> Result<Option<Revision>, HistoryError> {
+        let params = ListParams::default().fields(&format!("metadata.name={name}"));
+        let list: List = self.call("listed", self.request.list(&params)).await?;
+        Ok(list.items.first().map(Revision::read))
     }
 
     async fn patch(&self, name: &str, patch: &Value) -> Result<(), HistoryError> {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use kube::Client;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::core::Request;
+use serde::Deserialize;
 
 use super::metrics::Taken;
 use crate::cluster::{CallError, FIELD_OWNER, call};
@@ -28,6 +29,11 @@ pub struct Outcome {
     pub pod: Option<Pod>,
     /// Why it was not taken, for people.
     pub error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct List {
+    items: Vec<Pod>,
 }
 
 /// Sends a write that was decided upon `pod`.
@@ -70,10 +76,12 @@ async fn read(client: &Client, pod: &Pod) -> Option<Pod> {
     let delays = ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest).with_jitter();
     let mut delays = delays.without_max_times().build();
     loop {
-        let request = request(pod).get(&pod.name, &kube::api::GetParams::default());
-        match call(async { client.request(request.map_err(kube::Error::BuildRequest)?).await }).await {
-            Ok(pod) => return Some(pod),
-            Err(error) if error.code() == Some(404) => return None,
+        // A list of one, which asks for no further right.
+        let request = request(pod).list(&ListParams::default().fields(&format!("metadata.name={}", pod.name)));
+        let list: Result<List, CallError> =
+            call(async { client.request(request.map_err(kube::Error::BuildRequest)?).await }).await;
+        match list {
+            Ok(mut list) => return list.items.pop(),
             Err(error) => {
                 let (ns, name) = (&*pod.namespace, &*pod.name);
                 tracing::debug!(ns, name, %error, "a pod cannot be read; tried again");
@@ -100,18 +108,20 @@ mod tests {
     use super::*;
     use crate::rollout::Step;
 
-    /// Answers each PATCH with `status`, and each GET with the next of `reads`.
+    /// Answers each PATCH with `status`, and each GET with the next of `reads`, of which 204 is an empty list.
     fn api_server(status: u16, reads: &[u16]) -> Client {
         let reads = Arc::new(Mutex::new(reads.iter().copied().collect::<VecDeque<u16>>()));
         let answer = move |method: Method| {
             let code = if method == Method::GET { reads.lock().unwrap().pop_front().unwrap() } else { status };
             let body = match code {
+                200 if method == Method::GET => json!({"items": [{"metadata": {"name": "web"}}]}),
+                204 => json!({"items": []}),
                 200 => json!({"metadata": {"name": "web", "resourceVersion": "8"}}),
                 code => {
                     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "code": code})
                 }
             };
-            std::future::ready((StatusCode::from_u16(code).unwrap(), body.to_string()))
+            std::future::ready((StatusCode::from_u16(if code == 204 { 200 } else { code }).unwrap(), body.to_string()))
         };
         Client::new(Router::new().fallback(answer), "default")
     }
@@ -119,7 +129,7 @@ mod tests {
     #[rstest]
     #[case::taken(200, &[], Taken::Done, true)]
     #[case::changed_meanwhile(409, &[200], Taken::Conflict, true)]
-    #[case::another_of_its_name_that_is_gone_too(409, &[404], Taken::Conflict, false)]
+    #[case::changed_and_gone_meanwhile(409, &[204], Taken::Conflict, false)]
     #[case::gone(404, &[], Taken::Gone, false)]
     #[case::forbidden(403, &[], Taken::Refused, false)]
     #[case::invalid(422, &[], Taken::Refused, false)]
