@@ -46,6 +46,11 @@ fn outrigger(look: &Look<'_>) -> Planned {
     });
     let status = &plan.status;
     Planned {
+        verdicts: if look.traced {
+            plan.verdicts.iter().map(|(pod, verdict)| (*pod, verdict.to_string())).collect()
+        } else {
+            Vec::new()
+        },
         counts: [status.matched_pods, status.updated_pods, status.ready_pods, status.updated_ready_pods],
         acts: plan
             .writes

@@ -102,14 +102,20 @@ pub struct Sidecar {
     pub native: bool,
 }
 
-/// How far a pod is with a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+/// How far a matching pod is with a set.
+#[derive(Clone, Copy)]
+pub struct Standing<'a> {
+    /// Where it is among all.
+    pub index: usize,
+    pub pod: &'a Value,
     pub updated: bool,
     pub upgradable: bool,
     /// CTL-25.
     pub ready: bool,
+    /// By the selector of the strategy.
     pub selected: bool,
+    /// It was changed in place at least once.
+    pub touched: bool,
 }
 
 // === impl Wanted ===
@@ -185,14 +191,22 @@ impl Wanted {
             })
     }
 
-    pub fn standing(&self, pod: &Value) -> Standing {
-        let recorded = |key: &str| entry(pod, key, &self.name)["hash"].as_str().unwrap_or_default().to_owned();
+    pub fn judge<'a>(&self, pods: &[&'a Value]) -> Vec<Standing<'a>> {
+        let matching = pods.iter().enumerate().filter(|(_, pod)| self.matches(pod));
+        matching.map(|(index, pod)| Standing { index, ..self.standing(pod) }).collect()
+    }
+
+    pub fn standing<'a>(&self, pod: &'a Value) -> Standing<'a> {
+        let has = |key: &str, hash: &str| entry(pod, key, &self.name)["hash"].as_str().unwrap_or_default() == hash;
         let labels = &pod["metadata"]["labels"];
         Standing {
-            updated: recorded(names::HASH) == self.hash,
-            upgradable: recorded(names::HASH_WITHOUT_IMAGE) == self.without_image,
+            index: 0,
+            pod,
+            updated: has(names::HASH, &self.hash),
+            upgradable: has(names::HASH_WITHOUT_IMAGE, &self.without_image),
             ready: pod["status"]["phase"] == "Running" && is_ready(pod) && self.is_steady(pod),
             selected: self.selector.as_ref().is_none_or(|(key, value)| labels[key.as_str()] == *value),
+            touched: !pod["metadata"]["annotations"][STATE].is_null() && entry(pod, STATE, &self.name).is_object(),
         }
     }
 
@@ -244,29 +258,31 @@ impl Wanted {
 
     /// Of a plan, before any of it is done. `pods` are the manager's copies; `written` those of them that the plan writes,
     /// and `updates` those of these that would become updated.
-    pub fn of_plan(&self, pods: &[&Value], written: &[&Value], updates: &[&Value], node: &Node) -> Lawful {
-        let matching: Vec<&&Value> = pods.iter().filter(|pod| self.matches(pod)).collect();
-        for pod in updates {
-            let standing = self.standing(pod);
-            let why = || format!("{} of {} would be updated: {standing:?}", name(pod), self.name);
-            ensure(self.matches(pod) && self.rolls && standing.selected, Law::Held, why)?;
-            ensure(standing.upgradable, Law::Upgradable, why)?;
+    pub fn of_plan(&self, pods: &[Standing<'_>], written: &[usize], updates: &[usize], node: &Node) -> Lawful {
+        if written.is_empty() {
+            return Ok(());
         }
-        let old = matching.iter().filter(|pod| !self.standing(pod).updated).count();
-        let keep = self.keep(matching.len());
+        for index in updates {
+            let Some(pod) = pods.iter().find(|pod| pod.index == *index) else {
+                return broken(Law::Held, format!("pod {index} of {} would be updated, but does not match", self.name));
+            };
+            let why = || format!("{} would be updated by {}", name(pod.pod), self.name);
+            ensure(self.rolls && pod.selected, Law::Held, why)?;
+            ensure(pod.upgradable, Law::Upgradable, why)?;
+        }
+        let old = pods.iter().filter(|pod| !pod.updated).count();
+        let keep = self.keep(pods.len());
         ensure(updates.len() <= old.saturating_sub(keep), Law::Partition, || {
-            let n = matching.len();
-            format!("{} of {old} old pods would be updated, {keep} of {n} must stay", updates.len())
+            format!("{} of {old} old pods would be updated, {keep} of {} must stay", updates.len(), pods.len())
         })?;
         // One that is reset is in an upgrade, and so is not ready.
-        let taken: Vec<&str> = written.iter().filter(|pod| self.standing(pod).ready).map(|pod| name(pod)).collect();
-        let is_used = |pod: &Value| {
-            let standing = self.standing(pod);
-            let was_written = standing.updated || entry(pod, STATE, &self.name).is_object();
-            standing.updated && !standing.ready || was_written && self.is_behind(pod, node)
+        let is_taken = |pod: &&Standing<'_>| pod.ready && written.contains(&pod.index);
+        let is_used = |pod: &&Standing<'_>| {
+            pod.updated && !pod.ready || (pod.updated || pod.touched) && self.is_behind(pod.pod, node)
         };
-        let used: Vec<&str> = matching.iter().filter(|pod| is_used(pod)).map(|pod| name(pod)).collect();
-        let at_a_time = self.at_a_time(matching.len());
+        let taken: Vec<&str> = pods.iter().filter(is_taken).map(|pod| name(pod.pod)).collect();
+        let used: Vec<&str> = pods.iter().filter(is_used).map(|pod| name(pod.pod)).collect();
+        let at_a_time = self.at_a_time(pods.len());
         ensure(taken.is_empty() || used.len() + taken.len() <= at_a_time, Law::Budget, || {
             format!("{taken:?} are ready and would be taken, {used:?} are under way; {at_a_time} may be")
         })
@@ -370,34 +386,30 @@ impl Wanted {
 
     /// Of the end: everything that may be updated is, and is well.
     pub fn of_end(&self, pods: &[&Value], node: &Node) -> Lawful {
-        let matching: Vec<&&Value> = pods.iter().filter(|pod| self.matches(pod)).collect();
-        let keep = self.keep(matching.len());
-        let old: Vec<&str> = matching.iter().filter(|pod| !self.standing(pod).updated).map(|pod| name(pod)).collect();
-        let stuck = matching.iter().filter(|pod| {
-            let standing = self.standing(pod);
-            !standing.updated && !standing.upgradable
-        });
-        let may_be = keep.max(stuck.count());
+        let all = self.judge(pods);
+        let keep = self.keep(all.len());
+        let old: Vec<&str> = all.iter().filter(|pod| !pod.updated).map(|pod| name(pod.pod)).collect();
+        let stuck = all.iter().filter(|pod| !pod.updated && !pod.upgradable).count();
+        let may_be = keep.max(stuck);
         ensure(old.len() <= may_be, Law::Converges, || {
-            format!("{old:?} of {} are old; {may_be} of {} may be", self.name, matching.len())
+            format!("{old:?} of {} are old; {may_be} of {} may be", self.name, all.len())
         })?;
-        let stale = matching.iter().filter(|pod| !self.is_emptied(pod)).count();
+        let stale = all.iter().filter(|pod| !self.is_emptied(pod.pod)).count();
         ensure(stale <= keep, Law::Converges, || format!("{stale} pods of {} have an old empty image", self.name))?;
-        for pod in matching {
+        for Standing { pod, updated, upgradable: can, ready, .. } in all {
             let who = name(pod);
-            let standing = self.standing(pod);
-            ensure(standing.ready, Law::Converges, || format!("{who} of {} is not ready", self.name))?;
-            ensure(!standing.updated || self.has_images(pod), Law::Converges, || format!("{who} has other images"))?;
+            ensure(ready, Law::Converges, || format!("{who} of {} is not ready", self.name))?;
+            ensure(!updated || self.has_images(pod), Law::Converges, || format!("{who} has other images"))?;
             let uid = pod["metadata"]["uid"].as_str().unwrap();
             for sidecar in self.sidecars.iter().filter(|sidecar| sidecar.empty.is_some()) {
                 let served = node.serving(uid, &sidecar.name).next().is_some() || node.is_disturbed(uid, &sidecar.name);
                 ensure(served, Law::LastServing, || format!("nobody serves {} in {who}", sidecar.name))?;
             }
             let word = &upgradable(pod)[&self.name];
-            let blocked = !standing.updated && !standing.upgradable;
+            let is_blocked = !updated && !can;
             // Pods that nobody looks at keep their word.
-            let right = if blocked { *word == false || !self.rolls } else { *word != false };
-            ensure(right, Law::Converges, || format!("{who} says {word} of {}, blocked is {blocked}", self.name))?;
+            let right = if is_blocked { *word == false || !self.rolls } else { *word != false };
+            ensure(right, Law::Converges, || format!("{who} says {word} of {}, blocked is {is_blocked}", self.name))?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use outrigger::sidecarset::revision::revision_name;
 use serde_json::{Value, json};
 
 use crate::hollow::{self, Node, Refused, Store, by_digest, containers, name};
-use crate::laws::{Broken, Law, Lawful, STATE, Wanted, Written, broken, entry};
+use crate::laws::{Broken, Law, Lawful, STATE, Standing, Wanted, Written, broken, entry};
 
 const NAMESPACE: &str = "shop";
 const EMPTY: &str = "registry.example/empty:1";
@@ -36,6 +36,8 @@ pub struct Look<'a> {
     pub raw: &'a [&'a Value],
     pub held: &'a dyn Fn(&str) -> bool,
     pub now: Timestamp,
+    /// Whether anybody reads the verdicts.
+    pub traced: bool,
 }
 
 /// What it means to write.
@@ -50,6 +52,8 @@ pub struct Planned {
     pub acts: Vec<Act>,
     /// matched, updated, ready, updatedReady.
     pub counts: [i32; 4],
+    /// Index of a pod, and why it is where it is.
+    pub verdicts: Vec<(usize, String)>,
 }
 
 pub type Planner = dyn Fn(&Look<'_>) -> Planned + Sync;
@@ -73,8 +77,11 @@ struct Set {
     env: u8,
     empty: &'static str,
     strategy: Value,
-    stored: Arc<(SidecarSet, Value)>,
+    set: SidecarSet,
+    stored: Value,
     wanted: Wanted,
+    /// The counts of the last plan.
+    told: [i32; 4],
     generation: i64,
     version: String,
     revision: String,
@@ -104,7 +111,7 @@ pub struct World<'p> {
     node: Node,
     sets: Vec<Set>,
     /// The manager's copies.
-    seen: BTreeMap<String, (Value, Arc<Pod>)>,
+    seen: BTreeMap<String, (Arc<Value>, Arc<Pod>)>,
     held: BTreeSet<String>,
     now: Timestamp,
     pods_made: usize,
@@ -150,7 +157,7 @@ impl<'p> World<'p> {
             told!(world, "set {}: {:?} {:?} {}", set.wanted.name, set.shape, set.style, set.strategy);
             world.sets.push(set);
         }
-        for _ in 0..rng.usize(2..=5) {
+        for _ in 0..pick(&mut rng, &[2, 2, 3, 3, 4, 5]) {
             let name = format!("p{}", world.store.pods.len());
             world.create(&name, rng.bool());
         }
@@ -230,6 +237,9 @@ impl<'p> World<'p> {
     }
 
     fn publish_of(&mut self, pod: &str) {
+        if !self.node.has_news(&self.store.pods[pod]) {
+            return;
+        }
         let status = self.node.status(&self.store.pods[pod], self.now);
         if status.is_some_and(|status| self.store.publish(pod, status)) {
             told!(self, "kubelet of {pod}: published");
@@ -240,10 +250,9 @@ impl<'p> World<'p> {
         let names: Vec<String> = self.store.pods.keys().cloned().collect();
         for name in names {
             if !self.node.is_at_rest(&self.store.pods[&name]) {
+                told!(self, "kubelet of {name}: does all that is to be done");
                 self.node.run(&self.store.pods[&name], self.now);
             }
-            self.publish_of(&name);
-            // A readiness gate may have opened by it.
             self.publish_of(&name);
         }
     }
@@ -258,9 +267,9 @@ impl<'p> World<'p> {
     fn see(&mut self, pod: &str) {
         match self.store.pods.get(pod) {
             Some(now) => {
-                if self.seen.get(pod).is_none_or(|(seen, _)| seen != now) {
+                if self.seen.get(pod).is_none_or(|(seen, _)| !Arc::ptr_eq(seen, now)) {
                     let read = Pod::read(now).unwrap_or_else(|error| panic!("{pod} cannot be read: {error}"));
-                    self.seen.insert(pod.to_owned(), (now.clone(), Arc::new(read)));
+                    self.seen.insert(pod.to_owned(), (Arc::clone(now), Arc::new(read)));
                 }
             }
             None => {
@@ -316,10 +325,10 @@ impl<'p> World<'p> {
 
     fn hurt(&mut self, rng: &mut Rng, crash: bool) {
         let pod = self.any_pod(rng);
-        let pod = &self.store.pods[&pod];
-        let all: Vec<&str> = containers(pod).filter_map(|container| container["name"].as_str()).collect();
+        let pod = Arc::clone(&self.store.pods[&pod]);
+        let all: Vec<&str> = containers(&pod).filter_map(|container| container["name"].as_str()).collect();
         let container = pick(rng, &all).to_owned();
-        let (who, uid) = (name(pod).to_owned(), pod["metadata"]["uid"].as_str().unwrap().to_owned());
+        let (who, uid) = (name(&pod).to_owned(), pod["metadata"]["uid"].as_str().unwrap().to_owned());
         if crash {
             if self.node.crash(&uid, &container) {
                 told!(self, "{container} of {who} crashes");
@@ -359,7 +368,8 @@ impl<'p> World<'p> {
             .sets
             .iter()
             .map(|set| {
-                let mut stored = set.stored.1.clone();
+                let mut stored = set.stored.clone();
+                stored["spec"]["updateStrategy"].take();
                 stored["status"] = json!({
                     "latestRevision": set.revision, "matchedPods": 0, "updatedPods": 0, "readyPods": 0,
                 });
@@ -395,11 +405,11 @@ impl<'p> World<'p> {
         let set = &self.sets[which];
         let wanted = set.wanted.clone();
         let pods: Vec<Arc<Pod>> = self.seen.values().map(|(_, pod)| Arc::clone(pod)).collect();
-        let copies: Vec<Value> = self.seen.values().map(|(json, _)| json.clone()).collect();
-        let raw: Vec<&Value> = copies.iter().collect();
+        let copies: Vec<Arc<Value>> = self.seen.values().map(|(json, _)| Arc::clone(json)).collect();
+        let raw: Vec<&Value> = copies.iter().map(AsRef::as_ref).collect();
         let held = |pod: &str| self.held.contains(pod);
         let plan = (self.planner)(&Look {
-            set: &set.stored.0,
+            set: &set.set,
             version: &set.version,
             generation: set.generation,
             revision: &set.revision,
@@ -407,12 +417,18 @@ impl<'p> World<'p> {
             raw: &raw,
             held: &held,
             now: self.now,
+            traced: self.trace.is_some(),
         });
         told!(self, "{} is planned: {} writes, counts {:?}", wanted.name, plan.acts.len(), plan.counts);
-        self.counts(&wanted, &raw, plan.counts)?;
+        for (pod, verdict) in &plan.verdicts {
+            told!(self, "  {} {verdict}", name(raw[*pod]));
+        }
+        let standings = wanted.judge(&raw);
+        counts(&wanted, &standings, plan.counts)?;
+        self.sets[which].told = plan.counts;
         let acts = || plan.acts.iter().filter(|act| !act.status);
-        let updates = acts().filter(|act| becomes(&act.patch, &wanted)).map(|act| raw[act.pod]).collect::<Vec<_>>();
-        wanted.of_plan(&raw, &acts().map(|act| raw[act.pod]).collect::<Vec<_>>(), &updates, &self.node)?;
+        let updates = acts().filter(|act| becomes(&act.patch, &wanted)).map(|act| act.pod).collect::<Vec<_>>();
+        wanted.of_plan(&standings, &acts().map(|act| act.pod).collect::<Vec<_>>(), &updates, &self.node)?;
 
         let mut written = 0;
         for act in &plan.acts {
@@ -453,7 +469,6 @@ impl<'p> World<'p> {
             match self.store.patch(&pod, act.status, &act.patch) {
                 Ok(after) => {
                     written += 1;
-                    let after = after.clone();
                     let write = Written { before: &before.unwrap(), after: &after, status: act.status };
                     wanted.of_write(&write, &self.node)?;
                     self.see(&pod);
@@ -471,22 +486,6 @@ impl<'p> World<'p> {
             }
         }
         Ok(written)
-    }
-
-    /// CTL-30, as far as it can be told without the rules of consistency: what does not run is not counted ready.
-    fn counts(&self, wanted: &Wanted, pods: &[&Value], [matched, updated, ready, both]: [i32; 4]) -> Lawful {
-        let standings: Vec<_> = pods.iter().filter(|pod| wanted.matches(pod)).map(|pod| wanted.standing(pod)).collect();
-        let count = |n: usize| i32::try_from(n).unwrap();
-        let is = [
-            count(standings.len()),
-            count(standings.iter().filter(|pod| pod.updated).count()),
-            count(standings.iter().filter(|pod| pod.ready).count()),
-            count(standings.iter().filter(|pod| pod.ready && pod.updated).count()),
-        ];
-        if [matched, updated] == is[..2] && ready <= is[2] && both <= is[3] {
-            return Ok(());
-        }
-        broken(Law::Status, format!("{} counts {matched} {updated} {ready} {both}, there are {is:?}", wanted.name))
     }
 
     // === the end ===
@@ -514,10 +513,10 @@ impl<'p> World<'p> {
             for which in 0..self.sets.len() {
                 written += self.reconcile(which, None)?;
             }
-            self.now += SignedDuration::from_secs(if quiet > 0 { 600 } else { 5 });
             quiet = if written == 0 { quiet + 1 } else { 0 };
-            // Once more after a time in which every delay has passed.
-            if quiet == 3 {
+            // At rest is what still is when every delay has passed.
+            self.now += SignedDuration::from_secs(if quiet > 0 { 600 } else { 5 });
+            if quiet == 2 {
                 told!(self, "at rest after {round} rounds");
                 return self.end();
             }
@@ -526,33 +525,29 @@ impl<'p> World<'p> {
     }
 
     fn end(&mut self) -> Lawful {
-        let pods: Vec<&Value> = self.store.pods.values().collect();
+        let pods: Vec<&Value> = self.store.pods.values().map(AsRef::as_ref).collect();
         for set in &self.sets {
             set.wanted.of_end(&pods, &self.node)?;
-            // At rest the counts are exact.
-            let wanted = &set.wanted;
-            let matching: Vec<_> =
-                pods.iter().filter(|pod| wanted.matches(pod)).map(|pod| wanted.standing(pod)).collect();
+            // At rest the counts are exact: all are ready.
+            let matching = set.wanted.judge(&pods);
             let updated = matching.iter().filter(|pod| pod.updated).count();
-            let counts: Vec<usize> = vec![matching.len(), updated, matching.len(), updated];
-            let seen: Vec<Arc<Pod>> = self.seen.values().map(|(_, pod)| Arc::clone(pod)).collect();
-            let plan = (self.planner)(&Look {
-                set: &set.stored.0,
-                version: &set.version,
-                generation: set.generation,
-                revision: &set.revision,
-                pods: &seen,
-                raw: &pods,
-                held: &|_| false,
-                now: self.now,
-            });
-            let told = plan.counts.map(|count| usize::try_from(count).unwrap_or_default());
-            if told[..] != counts[..] {
-                return broken(Law::Status, format!("{} tells {told:?} at the end, there are {counts:?}", wanted.name));
+            let counts = [matching.len(), updated, matching.len(), updated].map(|count| i32::try_from(count).unwrap());
+            if set.told != counts {
+                return broken(Law::Status, format!("{} tells {:?}, there are {counts:?}", set.wanted.name, set.told));
             }
         }
         Ok(())
     }
+}
+
+/// CTL-30, as far as it can be told without the rules of consistency: what is not ready is not counted so.
+fn counts(wanted: &Wanted, pods: &[Standing<'_>], [matched, updated, ready, both]: [i32; 4]) -> Lawful {
+    let count = |is: fn(&&Standing<'_>) -> bool| i32::try_from(pods.iter().filter(is).count()).unwrap();
+    let is = [count(|_| true), count(|pod| pod.updated), count(|pod| pod.ready), count(|pod| pod.ready && pod.updated)];
+    if [matched, updated] == is[..2] && ready <= is[2] && both <= is[3] {
+        return Ok(());
+    }
+    broken(Law::Status, format!("{} counts {matched} {updated} {ready} {both}, there are {is:?}", wanted.name))
 }
 
 /// A patch for a person: long texts of annotations are cut.
@@ -603,7 +598,9 @@ impl Set {
             env: 0,
             empty: EMPTY,
             strategy: json!({"type": "RollingUpdate", "maxUnavailable": max_unavailable, "partition": partition}),
-            stored: Arc::default(),
+            set: SidecarSet::default(),
+            stored: Value::Null,
+            told: [0; 4],
             wanted: Wanted::read(&json!({"metadata": {"name": if n == 0 { "logs" } else { "mesh" }}})),
             generation: 0,
             version: String::new(),
@@ -615,25 +612,31 @@ impl Set {
 
     /// Stores what the user wrote.
     fn put(&mut self, store: &mut Store) {
+        type Known = RefCell<HashMap<String, (SidecarSet, Value, String)>>;
         thread_local! {
-            static STORED: RefCell<HashMap<String, Arc<(SidecarSet, Value)>>> = RefCell::default();
+            // Without the strategy, which is all that most of them differ in.
+            static STORED: Known = RefCell::default();
         }
         let document = self.document();
-        let stored = STORED.with_borrow_mut(|known| {
-            let stored = known.entry(document.to_string()).or_insert_with(|| {
-                let stored = Stored::read(document).unwrap_or_else(|problem| panic!("a set is refused: {problem:?}"));
+        let (mut set, mut stored, revision) = STORED.with_borrow_mut(|known| {
+            let read = || {
+                let stored =
+                    Stored::read(document.clone()).unwrap_or_else(|problem| panic!("a set is refused: {problem:?}"));
                 let value = stored.to_value();
-                Arc::new((stored.set, value))
-            });
-            Arc::clone(stored)
+                let revision = revision_name(&stored.set);
+                (stored.set, value, revision)
+            };
+            known.entry(document.to_string()).or_insert_with(read).clone()
         });
-        if stored.1["spec"] != self.stored.1["spec"] {
+        set.spec.update_strategy = serde_json::from_value(self.strategy.clone()).unwrap();
+        stored["spec"]["updateStrategy"] = self.strategy.clone();
+        if stored["spec"] != self.stored["spec"] {
             self.generation += 1;
         }
         self.version = store.next_version().to_string();
-        self.revision = revision_name(&stored.0);
-        self.wanted = Wanted::read(&stored.1);
-        self.stored = stored;
+        self.revision = revision;
+        self.wanted = Wanted::read(&stored);
+        (self.set, self.stored) = (set, stored);
     }
 
     fn image(&self, container: usize, version: &str) -> String {
@@ -659,10 +662,7 @@ impl Set {
             container
         };
         let mut all: Vec<Value> = (0..self.versions.len()).map(container).collect();
-        let mut spec = json!({
-            "selector": {"matchLabels": {"app": "web"}},
-            "updateStrategy": self.strategy,
-        });
+        let mut spec = json!({"selector": {"matchLabels": {"app": "web"}}});
         if self.shape == Shape::Native {
             let mut native = all.remove(0);
             native["restartPolicy"] = "Always".into();

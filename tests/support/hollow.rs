@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use outrigger::admission::pod::{Ambient, mutate};
@@ -95,7 +96,7 @@ pub fn by_digest(image: &str) -> String {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     /// By name: all are in one namespace.
-    pub pods: BTreeMap<String, Value>,
+    pub pods: BTreeMap<String, Arc<Value>>,
     version: u64,
 }
 
@@ -120,7 +121,7 @@ impl Store {
     /// Stores a new pod.
     pub fn create(&mut self, mut pod: Value) {
         pod["metadata"]["resourceVersion"] = self.next_version().to_string().into();
-        self.pods.insert(name(&pod).to_owned(), pod);
+        self.pods.insert(name(&pod).to_owned(), Arc::new(pod));
     }
 
     /// Replaces the status, as a kubelet does, which nobody refuses. Whether that changed anything.
@@ -134,7 +135,7 @@ impl Store {
         if pod["status"] == status {
             return false;
         }
-        pod["status"] = status;
+        Arc::make_mut(pod)["status"] = status;
         self.touch(name);
         true
     }
@@ -143,12 +144,12 @@ impl Store {
     pub fn touch(&mut self, name: &str) {
         let version = self.next_version();
         if let Some(pod) = self.pods.get_mut(name) {
-            pod["metadata"]["resourceVersion"] = version.to_string().into();
+            Arc::make_mut(pod)["metadata"]["resourceVersion"] = version.to_string().into();
         }
     }
 
     /// Applies a strategic merge patch to a pod or its status, as the API server would, and gives the pod as it is then.
-    pub fn patch(&mut self, name: &str, status: bool, patch: &Value) -> Result<&Value, Refused> {
+    pub fn patch(&mut self, name: &str, status: bool, patch: &Value) -> Result<Arc<Value>, Refused> {
         let version = self.version + 1;
         let pod = self.pods.get_mut(name).ok_or(Refused::NotFound)?;
         let wanted = &patch["metadata"];
@@ -157,23 +158,20 @@ impl Store {
                 return Err(Refused::Conflict);
             }
         }
-        let mut after = pod.clone();
-        merge(&mut after, patch).map_err(Refused::Invalid)?;
-        if status {
-            let status = after["status"].take();
-            after = pod.clone();
-            after["status"] = status;
-        } else {
-            after["status"] = pod["status"].clone();
-            only_images_change(pod, &after).map_err(Refused::Invalid)?;
-        }
+        // What belongs to the other resource is left out without a word.
+        let mut own = patch.clone();
+        let members = own.as_object_mut().ok_or_else(|| Refused::Invalid("a patch is an object".to_owned()))?;
+        members.retain(|member, _| (member == "status") == status);
+        let mut after = Value::clone(pod);
+        merge(&mut after, &own).map_err(Refused::Invalid)?;
+        only_images_change(pod, &after).map_err(Refused::Invalid)?;
         // One that changes nothing is stored nowhere.
-        if after != *pod {
+        if after != **pod {
             after["metadata"]["resourceVersion"] = version.to_string().into();
-            *pod = after;
+            *pod = Arc::new(after);
             self.version = version;
         }
-        Ok(pod)
+        Ok(Arc::clone(pod))
     }
 }
 
@@ -262,6 +260,8 @@ struct Running {
     partner: BTreeMap<String, String>,
     started: bool,
     ready_since: Option<Timestamp>,
+    /// Something has changed since the status was last asked for.
+    news: bool,
     /// Bases of hot pairs of which one crashed or was unwell since both were last in order.
     disturbed: BTreeSet<String>,
 }
@@ -359,6 +359,7 @@ impl Node {
             .map(|container| (container["name"].as_str().unwrap(), container["image"].as_str().unwrap()))
             .collect();
         // KUB-4: nothing else happens to the pod meanwhile.
+        running.news = true;
         let hooking = specs.iter().find(|(name, _)| running.phase(name) == Some(Phase::Starting));
         if let Some((name, _)) = hooking {
             running.hooked(name);
@@ -443,12 +444,18 @@ impl Node {
         })
     }
 
+    /// Whether there may be something to publish.
+    pub fn has_news(&self, pod: &Value) -> bool {
+        self.pods.get(pod["metadata"]["uid"].as_str().unwrap()).is_some_and(|running| running.news)
+    }
+
     /// The status that the kubelet would publish; none while a postStart keeps it from doing so (KUB-4).
     pub fn status(&mut self, pod: &Value, now: Timestamp) -> Option<Value> {
         let running = self.pods.get_mut(pod["metadata"]["uid"].as_str()?)?;
         if running.containers.values().any(|c| c.process.as_ref().is_some_and(|p| p.phase == Phase::Starting)) {
             return None;
         }
+        running.news = false;
         let lists = ["containers", "initContainers"].map(|list| {
             let specs = pod["spec"][list].as_array().into_iter().flatten();
             let statuses = specs.filter_map(|spec| Some(running.containers.get(spec["name"].as_str()?)?.status(spec)));
@@ -552,7 +559,9 @@ impl Node {
     }
 
     fn container(&mut self, uid: &str, container: &str) -> Option<&mut Container> {
-        self.pods.get_mut(uid)?.containers.get_mut(container)
+        let running = self.pods.get_mut(uid)?;
+        running.news = true;
+        running.containers.get_mut(container)
     }
 }
 
