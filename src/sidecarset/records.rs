@@ -120,8 +120,9 @@ pub fn told(text: &str, set: &str) -> Option<Told> {
 /// A hash annotation after an update in place: the entry of `set` is new, those of others stay, the legacy form is
 /// brought into today's, and garbage is started afresh (UPD-5, UPD-7).
 pub fn renewed(before: Option<&str>, set: &str, record: &Record, now: &str) -> String {
-    let records = [(set, record.full.as_str())].into_iter();
-    hash_annotation(before, records, now, &[set].into(), names::HASH, &mut Warnings::default())
+    let changed = [set].into();
+    let before = before.unwrap_or("{}");
+    hash_annotation(before, &[(set, record)], |it| &it.full, now, &changed, names::HASH, &mut Warnings::default())
 }
 
 /// The same annotation in today's form, if it has the legacy one (UPD-7).
