@@ -35,6 +35,7 @@ pub mod crds;
 pub mod edits;
 pub mod explain;
 pub mod facts;
+pub mod gates;
 pub mod health;
 pub mod launch;
 pub mod manifest;

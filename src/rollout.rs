@@ -34,6 +34,7 @@ pub use self::status::CONDITIONS;
 use self::status::Report;
 pub use self::verdict::{Stage, Verdict};
 use crate::api::sidecarset::{SidecarSet, SidecarSetSpec, SidecarSetStatus};
+use crate::gates::Gates;
 
 /// What is known of one SidecarSet and its pods.
 #[derive(Clone, Copy)]
@@ -59,13 +60,6 @@ pub struct Input<'a> {
     /// Former specs of the set by their `hash-without-image`, as far as they are known; they name the fields that
     /// changed (NUP-1).
     pub revisions: &'a [(String, SidecarSetSpec)],
-}
-
-/// What is switched on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gates {
-    /// `InPlaceUpdateNativeSidecar`: init containers that restart always are updated in place.
-    pub in_place_native_sidecar: bool,
 }
 
 /// What is to be done for one SidecarSet.
@@ -181,14 +175,6 @@ impl Plan {
 /// A time as annotations and conditions have it: RFC 3339, UTC, seconds.
 fn time_text(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-// === impl Gates ===
-
-impl Default for Gates {
-    fn default() -> Self {
-        Self { in_place_native_sidecar: true }
-    }
 }
 
 // === impl Step ===

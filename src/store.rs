@@ -27,6 +27,7 @@ use serde_json::Value;
 use crate::api::json::{Unknown, decode};
 use crate::api::names;
 use crate::api::sidecarset::{InjectionRevision, SidecarSet, SidecarSetSpec, SidecarSetStatus};
+use crate::gates::Gates;
 use crate::pod::Pairs;
 use crate::rollout::revisions;
 use crate::sidecarset::admit::{Stored, admit};
@@ -46,6 +47,8 @@ pub struct Objects {
     operator_namespace: Arc<str>,
     /// Whether they are those of a cluster.
     in_cluster: bool,
+    /// What is switched on.
+    gates: Gates,
     sets: ByName<Stored>,
     /// What changes of them with every pod.
     standings: ByName<Standing>,
@@ -199,6 +202,7 @@ impl Objects {
         Self {
             operator_namespace: operator_namespace.into(),
             in_cluster: false,
+            gates: Gates::default(),
             sets: ByName::default(),
             standings: ByName::default(),
             unreadable: Arc::default(),
@@ -212,6 +216,12 @@ impl Objects {
     /// No objects yet, of a cluster. What the controller has not written into a status is not known (ANN-3).
     pub fn in_cluster(operator_namespace: &str) -> Self {
         Self { in_cluster: true, ..Self::new(operator_namespace) }
+    }
+
+    /// The same, judged with these gates.
+    #[must_use]
+    pub fn with_gates(self, gates: Gates) -> Self {
+        Self { gates, ..self }
     }
 
     /// Namespace of the operator.
@@ -236,12 +246,8 @@ impl Objects {
     pub fn judge(&self, document: Value, old: Option<&SidecarSet>) -> (Option<Stored>, Findings) {
         let name = document["metadata"]["name"].as_str().unwrap_or_default();
         let others = self.sets.values().map(|stored| &stored.set).filter(|set| set.metadata.name != name).collect();
-        let around = Surroundings {
-            others,
-            white_list: self.white_list.as_deref(),
-            metadata_defaults_allowed: false,
-            revisions: self,
-        };
+        let around =
+            Surroundings { others, white_list: self.white_list.as_deref(), gates: self.gates, revisions: self };
         admit(document, old, &around)
     }
 

@@ -21,7 +21,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use outrigger::rollout::{Gates, Input, Subresource, plan};
+use outrigger::gates::Gates;
+use outrigger::rollout::{Input, Subresource, plan};
 
 use laws::{Broken, Law};
 use world::{Act, Look, Planned, Planner, Script, run};
@@ -41,7 +42,7 @@ fn outrigger(look: &Look<'_>) -> Planned {
         pods: look.pods,
         held: &held,
         now: look.now,
-        gates: Gates { in_place_native_sidecar: true },
+        gates: Gates::default(),
         revisions: &[],
     });
     let status = &plan.status;

@@ -127,7 +127,7 @@ impl Running {
             hooks: readiness.part("hooks"),
         };
 
-        let feed = Feed::new(client.clone(), &settings.operator_namespace);
+        let feed = Feed::new(client.clone(), &settings.operator_namespace).with_gates(settings.rollout.gates);
         let (snapshots, feed_health, snapshot_count) = (feed.snapshots(), feed.health(), feed.published());
         let interruption = feed_health.interruption();
         let resolver = authority.resolver();

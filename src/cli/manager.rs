@@ -20,13 +20,11 @@ use crate::cluster::authority;
 use crate::cluster::registration::hooks::{Endpoint, FailurePolicy, Wanted};
 use crate::cluster::registration::{self, Scope};
 use crate::controllers::sidecarset;
-use crate::rollout::Gates;
+use crate::gates::Gates;
 use crate::telemetry::{LogFormat, init_logging};
 
 /// How long requests are still answered after a signal, in the cluster: until every proxy has heard that we go.
 const LINGER: Duration = Duration::from_secs(5);
-/// The gate of in-place updates of native sidecars.
-const IN_PLACE_NATIVE_SIDECAR: &str = "InPlaceUpdateNativeSidecar";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -97,7 +95,7 @@ struct ClusterArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     sidecarset_workers: u16,
     /// What is switched on or off, such as InPlaceUpdateNativeSidecar=false. Gates that are not known here are ignored.
-    #[arg(long, value_name = "GATE=BOOL,…", value_parser = gates, default_value = "")]
+    #[arg(long, value_name = "GATE=BOOL,…", default_value = "")]
     feature_gates: Gates,
     /// Seconds for which requests are still answered after a signal [default: 5, or 0 with --webhook-host].
     #[arg(long, value_name = "SECONDS")]
@@ -135,19 +133,6 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(everywhere(), port));
     }
     text.parse().map_err(|_| format!("{text:?} is not an address such as :8000 or 127.0.0.1:8000"))
-}
-
-/// Gates as the reference's flag takes them: `A=true,B=false`.
-fn gates(text: &str) -> Result<Gates, String> {
-    let mut gates = Gates::default();
-    for gate in text.split(',').map(str::trim).filter(|gate| !gate.is_empty()) {
-        let (name, value) = gate.split_once('=').ok_or_else(|| format!("{gate:?} is not GATE=true or GATE=false"))?;
-        let value = value.parse().map_err(|_| format!("{gate:?}: the value is not true or false"))?;
-        if name == IN_PLACE_NATIVE_SIDECAR {
-            gates.in_place_native_sidecar = value;
-        }
-    }
-    Ok(gates)
 }
 
 /// A host with or without a port: `127.0.0.1`, `outside.example:9443`, `[::1]:9443`.

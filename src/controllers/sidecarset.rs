@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::metrics::Metrics;
 use self::pods::{Pods, Seen, patched};
 use self::worker::{Signal, Worker};
-use crate::rollout::Gates;
+use crate::gates::Gates;
 use crate::store::Snapshot;
 use crate::store::watch::{Source, Subject, Told, Trouble};
 

@@ -66,7 +66,7 @@ impl<'a> Sidecars<'a> {
             }
         }
         for container in natives(set) {
-            let Gates { in_place_native_sidecar } = input.gates;
+            let Gates { in_place_native_sidecar, .. } = input.gates;
             if in_place_native_sidecar && !container.is_hot_upgrade() {
                 cold.push(Cold { name: &container.name, image: &container.image, list: List::InitContainers });
             } else {

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Broken, Change, Effect, Kind, Objects, Snapshot};
 use crate::api::names;
+use crate::gates::Gates;
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -66,6 +67,7 @@ const RECOVERY: Duration = Duration::from_secs(1);
 pub struct Feed {
     client: Client,
     operator_namespace: String,
+    gates: Gates,
     snapshots: Arc<ArcSwap<Snapshot>>,
     published: watch::Sender<u64>,
     health: Arc<Health>,
@@ -140,10 +142,17 @@ impl Feed {
         Self {
             client,
             operator_namespace: operator_namespace.to_owned(),
+            gates: Gates::default(),
             snapshots: Arc::new(ArcSwap::from_pointee(empty)),
             published: watch::Sender::new(0),
             health: Arc::default(),
         }
+    }
+
+    /// The same, with SidecarSets judged by these gates.
+    #[must_use]
+    pub fn with_gates(self, gates: Gates) -> Self {
+        Self { gates, ..self }
     }
 
     /// Where snapshots are published. Empty before the first: who answers then lets pods pass without their sidecars,
@@ -175,7 +184,7 @@ impl Feed {
             }
             drop(sender);
             let owner = Owner {
-                objects: Objects::in_cluster(&self.operator_namespace),
+                objects: Objects::in_cluster(&self.operator_namespace).with_gates(self.gates),
                 listed: BTreeSet::new(),
                 snapshots: Arc::clone(&self.snapshots),
                 published: self.published.clone(),

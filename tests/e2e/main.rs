@@ -7,12 +7,13 @@ mod harness;
 
 mod facts;
 mod outrigger;
+mod rollout;
 
 use std::process::ExitCode;
 
 use harness::Parts;
 
 fn main() -> ExitCode {
-    let subjects = [facts::tests(), outrigger::tests()];
+    let subjects = [facts::tests(), outrigger::tests(), rollout::tests()];
     harness::run::main(Parts::Node, subjects.into_iter().flatten())
 }
