@@ -53,6 +53,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 const DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// A watch that lasted so long was in order, and the next attempt is the first again.
 const STEADY: Duration = Duration::from_secs(5);
+/// A watch that is answered has caught up after so long without an event: what it missed comes first, and at once. That the
+/// version is too old is told in the same way, so the answer alone says nothing.
+const SETTLED: Duration = Duration::from_millis(50);
 /// Attempts that follow at once after an API server has ended a watch: it does so when a CRD changes, and pods made
 /// meanwhile would miss their sidecars.
 const PROMPT: u32 = 3;
@@ -536,12 +539,19 @@ impl<S: Subject> Source<S> {
             Err(Failure::Trouble(trouble)) => return Err(trouble),
             Ok(events) => events,
         };
-        let _ = changes.send(self.subject.change(Told::Current)).await;
         let mut events = pin!(events);
         let limit = Duration::from_secs(RENEWAL.into()) + GRACE;
+        let answered = Instant::now();
+        let mut is_current = false;
         loop {
             self.subject.heard();
-            let event = match timeout(limit, events.try_next()).await {
+            let patience = if is_current { limit } else { SETTLED.saturating_sub(answered.elapsed()) };
+            let event = match timeout(patience, events.try_next()).await {
+                Err(_) if !is_current => {
+                    is_current = true;
+                    let _ = changes.send(self.subject.change(Told::Current)).await;
+                    continue;
+                }
                 Err(_) => return Err(Trouble::Slow),
                 Ok(Ok(None)) => return Ok(Ended::InTime),
                 Ok(Ok(Some(event))) => event,
