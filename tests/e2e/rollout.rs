@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
-use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -59,6 +59,17 @@ impl<'c> Set<'c> {
         // Another test may have installed it this moment, and an API server is busy with a CRD that was just changed.
         eventually("there is a SidecarSet", PATIENCE, async || {
             cluster.kubectl_says(&["apply", "-f", &file.display().to_string()]).await.map(Some)
+        })
+        .await?;
+        // As with every watch, a pod of the next millisecond may be too early.
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let probe: Pod = serde_json::from_value(a_pod("probe"))?;
+        until("the SidecarSet is known", PATIENCE, async || {
+            let probe = ns.api::<Pod>().create(&dry_run, &probe).await?;
+            Ok(probe
+                .annotations()
+                .get("kruise.io/sidecarset-injected-list")
+                .is_some_and(|list| list.contains(&set.name)))
         })
         .await?;
         Ok(set)
@@ -166,11 +177,15 @@ fn untouched(before: &Pod, after: &Pod) -> Result<()> {
     Ok(())
 }
 
-async fn create_pod(ns: &Namespace, name: &str, change: &Value) -> Result<()> {
-    let mut pod = json!({
+fn a_pod(name: &str) -> Value {
+    json!({
         "metadata": {"name": name, "labels": {"app": "web"}},
         "spec": {"terminationGracePeriodSeconds": 5, "containers": [{"name": "app", "image": "app:1"}]},
-    });
+    })
+}
+
+async fn create_pod(ns: &Namespace, name: &str, change: &Value) -> Result<()> {
+    let mut pod = a_pod(name);
     json_patch::merge(&mut pod, change);
     ns.create_json::<Pod>(pod).await?;
     Ok(())
