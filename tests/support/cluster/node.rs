@@ -29,6 +29,9 @@ use super::{Cluster, Process, SERVICE_IP, START, binary, kubeconfig, until};
 pub const NODE: &str = "node-1";
 
 const BRIDGE: &str = "outrigger0";
+/// Of its own: a bridge otherwise has the lowest of its ports', which changes as pods come and go, and for half a minute pods
+/// would send to one that is gone.
+const BRIDGE_MAC: &str = "0a:58:0a:d5:00:01";
 const BRIDGE_IP: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 const POD_NETWORK: &str = "10.213.0.0/24";
 
@@ -77,7 +80,7 @@ impl Node {
             }
         }
         for args in [
-            format!("link add {BRIDGE} type bridge"),
+            format!("link add {BRIDGE} address {BRIDGE_MAC} type bridge"),
             format!("addr add {BRIDGE_IP}/24 dev {BRIDGE}"),
             format!("addr add {SERVICE_IP}/32 dev {BRIDGE}"),
             format!("link set {BRIDGE} up"),
