@@ -205,7 +205,7 @@ impl<'c> Rollout<'c> {
         let mut spec = self.stored().await?["spec"].clone();
         json_patch::merge(&mut spec, &change);
         let admitted = self.admitted(spec)?;
-        let patch = json!({"metadata": {"annotations": admitted["metadata"]["annotations"]}, "spec": change});
+        let patch = json!({"metadata": {"annotations": admitted["metadata"]["annotations"]}, "spec": admitted["spec"]});
         sidecarsets(self.cluster).patch(&self.set, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
@@ -218,9 +218,10 @@ impl<'c> Rollout<'c> {
     async fn pod(&self, name: &str, annotations: Value) -> Result<Pod> {
         let set = self.stored().await?;
         let told = &set["metadata"]["annotations"];
+        let revision = set["status"]["latestRevision"].as_str().unwrap_or_default();
         let record = |hash: &str| {
             json!({&self.set: {"updateTimestamp": "2026-03-01T08:00:00Z", "hash": told[hash], "sidecarSetName": self.set,
-                "sidecarList": ["agent"], "controllerRevision": set["status"]["latestRevision"]}})
+                "sidecarList": ["agent"], "controllerRevision": revision}})
             .to_string()
         };
         let (hash, without) = ("kruise.io/sidecarset-hash", "kruise.io/sidecarset-hash-without-image");

@@ -289,9 +289,13 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, version: &str, sets: Option<&str>, image: &str) -> Seen {
+        let mut annotations = json!({"note": "x", "kept": "y"});
+        if let Some(sets) = sets {
+            annotations[names::INJECTED_LIST] = sets.into();
+        }
         let document = json!({
             "metadata": {"namespace": "shop", "name": name, "uid": format!("u-{name}"), "resourceVersion": version,
-                "labels": {"app": "web"}, "annotations": {names::INJECTED_LIST: sets, "note": "x", "kept": "y"}},
+                "labels": {"app": "web"}, "annotations": annotations},
             "spec": {"containers": [{"name": "agent", "image": image}]},
         });
         serde_json::from_str(&document.to_string()).unwrap()
