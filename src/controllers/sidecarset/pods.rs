@@ -305,6 +305,7 @@ mod tests {
         let pods = Pods::default();
         let mut touched = Vec::new();
         let listed = vec![pod("a", "10", Some("mesh,logs"), "x:1"), pod("b", "11", None, "x:1")];
+        let listed = listed.into_iter().map(|seen| pods.trim(seen)).collect();
         pods.all(listed, |set| touched.push(set.to_owned()));
         (pods, touched)
     }
@@ -341,7 +342,7 @@ mod tests {
             if is_answer {
                 pods.answer(Arc::unwrap_or_clone(seen.pod.unwrap()), touch);
             } else {
-                pods.put(seen, touch);
+                pods.put(pods.trim(seen), touch);
             }
             assert_eq!(image(&pods, "mesh"), [expected]);
             assert_eq!(told, touched);
