@@ -135,6 +135,10 @@ fn converted_object(object: &RawValue, desired: &str) -> Result<Value, String> {
         .map_err(|error| format!(": cannot be read: {}", shortened(&error.to_string())))?;
     // A failed conversion may leave an object half-done, but never its name.
     convert(&mut object, desired).map_err(|error| format!("{}: {}", named(&object), shortened(&error.to_string())))?;
+    // Server-side apply has the fields of each owner converted, with or without metadata; the answer must have some.
+    if let Some(members) = object.as_object_mut() {
+        members.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    }
     Ok(object)
 }
 
@@ -247,6 +251,13 @@ mod tests {
         assert_eq!((&answer["apiVersion"], &answer["kind"]), (&json!(version), &json!("ConversionReview")));
         let response = json!({"uid": "u-1", "result": {"status": "Success"}, "convertedObjects": expected});
         assert_eq!(answer["response"], response);
+    }
+
+    #[test]
+    fn the_fields_of_an_owner_are_converted_though_they_have_no_metadata() {
+        let pruned = json!([{"apiVersion": names::V1BETA1, "kind": "SidecarSet", "status": {"matchedPods": 1}}]);
+        let (_, answer) = ask(&review(V1, names::V1ALPHA1, &pruned));
+        assert_eq!(answer["response"]["convertedObjects"][0]["metadata"], json!({}));
     }
 
     #[test]
