@@ -19,7 +19,8 @@
 //! `admission::sidecarset`.
 //!
 //! The way of a SidecarSet: `manifest` (documents) → `sidecarset::admit` (types, defaults, hashes, validation) →
-//! `sidecarset::compiled` (everything that does not depend on a pod). How a change of it reaches running pods: [`rollout`].
+//! `sidecarset::compiled` (everything that does not depend on a pod). How a change of it reaches running pods: [`rollout`]
+//! decides, [`controllers`] acts.
 //! Rules return [`edits`], and record [`facts`] where
 //! they decide; warnings and `explain` are made of these. Arrows point one way: `admission`, `cli`, `app` → `store` →
 //! `sidecarset`, `launch` → `pod`, `selector`, `quantity` → `api`.

@@ -234,7 +234,8 @@ async fn history(cluster: &Cluster, name: &str) -> anyhow::Result<ExitCode> {
     let data = revision_data(&live.stored.set.spec);
     let rows = own.into_iter().map(|revision| row(revision, revision.data == data));
     let head = ["REVISION", "NAME", "CREATED", "VERSION", "IMAGES"].map(str::to_owned);
-    for line in table(std::iter::once(head).chain(rows).collect()) {
+    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
+    for line in table(&rows) {
         say(&line);
     }
     Ok(ExitCode::SUCCESS)
@@ -260,7 +261,7 @@ fn images(data: &Value) -> Vec<String> {
 }
 
 /// Rows with columns of the same width.
-fn table<const N: usize>(rows: Vec<[String; N]>) -> Vec<String> {
+fn table<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &[String; N]| {
@@ -453,7 +454,7 @@ mod tests {
     #[test]
     fn revisions_are_a_table() {
         let head = ["REVISION", "NAME", "CREATED", "VERSION", "IMAGES"].map(str::to_owned);
-        let lines = table(vec![head, row(&revision(), true)]);
+        let lines = table(&[head, row(&revision(), true)]);
         assert_eq!(
             lines,
             [

@@ -130,24 +130,23 @@ async fn lead(client: Client, mut known: Known, settings: Settings, metrics: Met
     let mut is_listed = false;
     loop {
         tokio::select! {
-            change = changes.recv() => match change {
-                Some(change) => {
-                    let is_list = matches!(change, Told::All(_));
-                    shared.take(change);
-                    if is_list && !is_listed {
-                        // Not before: who knows no pods would write a status of none.
-                        is_listed = true;
-                        workers.follow(None, &snapshot);
-                    }
-                }
-                None => {
+            told = changes.recv() => {
+                let Some(told) = told else {
                     tracing::error!("the watch of pods crashed and starts again");
                     sleep(RECOVERY).await;
                     (watching, changes) = shared.watch_pods();
+                    continue;
+                };
+                let is_list = matches!(told, Told::All(_));
+                shared.take(told);
+                if is_list && !is_listed {
+                    // Not before: who knows no pods would write a status of none.
+                    is_listed = true;
+                    workers.follow(None, &snapshot);
                 }
-            },
-            changed = known.published.changed() => {
-                if changed.is_err() {
+            }
+            published = known.published.changed() => {
+                if published.is_err() {
                     return;
                 }
                 let newest = shared.snapshots.load_full();

@@ -507,10 +507,8 @@ impl<S: Subject> Source<S> {
         let mut objects = Vec::new();
         let mut params = self.lists.clone();
         for _ in 0..PAGES {
-            let list = match self.metadata_only {
-                true => self.request.list_metadata(&params),
-                false => self.request.list(&params),
-            };
+            let list =
+                if self.metadata_only { self.request.list_metadata(&params) } else { self.request.list(&params) };
             let list = list.map_err(|error| Trouble::Unreadable(error.to_string()))?;
             let page: Page<S::Object> = match self.answer(self.client.request(list)).await {
                 Err(Failure::Expired) => return Ok(None),
@@ -529,9 +527,10 @@ impl<S: Subject> Source<S> {
 
     /// Follows `version` to what is newest, until the watch ends.
     async fn watch(&self, version: &mut String, changes: &mpsc::Sender<S::Change>) -> Result<Ended, Trouble> {
-        let watch = match self.metadata_only {
-            true => self.request.watch_metadata(&self.watches, version),
-            false => self.request.watch(&self.watches, version),
+        let watch = if self.metadata_only {
+            self.request.watch_metadata(&self.watches, version)
+        } else {
+            self.request.watch(&self.watches, version)
         };
         let watch = watch.map_err(|error| Trouble::Unreadable(error.to_string()))?;
         let events = match self.answer(self.client.request_events::<S::Object>(watch)).await {

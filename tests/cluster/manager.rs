@@ -314,10 +314,11 @@ async fn used_rights(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
     let cluster = installed.cluster;
     let before = cluster.audit()?.len();
     let manager = installed.ready("rights").await?;
-    // Everything it does: it finds a missed pod, renews its Lease and its certificates, repairs and hands over.
+    // Everything it does: it rolls out, finds a missed pod, renews its Lease and its certificates, repairs and hands over.
     a_set(cluster, ns).await?;
     let hooks: Api<MutatingWebhookConfiguration> = Api::all(cluster.client());
     let pod_hook = "kruise-mutating-webhook-configuration";
+    crate::rollout::takes_every_right(cluster, ns).await?;
     missed_pod(cluster, ns, &manager).await?;
     authority::request(cluster.client(), NAMESPACE, "kruise-webhook-certs", Request::Leaf).await?;
     until("the registration is repaired", PATIENCE * 2, async || Ok(hooks.get_opt(pod_hook).await?.is_some())).await?;

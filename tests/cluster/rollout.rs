@@ -124,7 +124,9 @@ fn image_id(image: &str) -> String {
 async fn act(pods: &Api<Pod>, pod: &Pod) -> Result<()> {
     let spec = pod.spec.as_ref().context("no spec")?;
     let running = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    #[expect(clippy::disallowed_methods, reason = "a node has a clock")]
+    let now = Timestamp::now();
+    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let (mut statuses, mut is_news) = (Vec::new(), running.is_empty());
     for container in &spec.containers {
         let image = container.image.clone().unwrap_or_default();
@@ -181,7 +183,7 @@ impl<'c> Rollout<'c> {
     /// `strategy` is the update strategy.
     async fn new(cluster: &'c Cluster, ns: &'c Namespace, strategy: Value) -> Result<Self> {
         let rollout = Self { cluster, ns, set: format!("{}-mesh", ns.name()) };
-        let set = rollout.admitted(json!({
+        let set = rollout.admitted(&json!({
             "selector": {"matchLabels": {"app": "web", "test": ns.name()}},
             "containers": [{"name": "agent", "image": "agent:1"}],
             "updateStrategy": strategy,
@@ -190,7 +192,7 @@ impl<'c> Rollout<'c> {
         Ok(rollout)
     }
 
-    fn admitted(&self, spec: Value) -> Result<Value> {
+    fn admitted(&self, spec: &Value) -> Result<Value> {
         let document = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "SidecarSet",
             "metadata": {"name": self.set}, "spec": spec});
         Ok(Stored::read(document).map_err(|problem| anyhow::anyhow!("{problem}"))?.to_value())
@@ -204,8 +206,8 @@ impl<'c> Rollout<'c> {
     async fn change(&self, change: Value) -> Result<()> {
         let mut spec = self.stored().await?["spec"].clone();
         json_patch::merge(&mut spec, &change);
-        let admitted = self.admitted(spec)?;
-        let patch = json!({"metadata": {"annotations": admitted["metadata"]["annotations"]}, "spec": change});
+        let admitted = self.admitted(&spec)?;
+        let patch = json!({"metadata": {"annotations": admitted["metadata"]["annotations"]}, "spec": admitted["spec"]});
         sidecarsets(self.cluster).patch(&self.set, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
@@ -218,9 +220,10 @@ impl<'c> Rollout<'c> {
     async fn pod(&self, name: &str, annotations: Value) -> Result<Pod> {
         let set = self.stored().await?;
         let told = &set["metadata"]["annotations"];
+        let revision = set["status"]["latestRevision"].as_str().unwrap_or_default();
         let record = |hash: &str| {
             json!({&self.set: {"updateTimestamp": "2026-03-01T08:00:00Z", "hash": told[hash], "sidecarSetName": self.set,
-                "sidecarList": ["agent"], "controllerRevision": set["status"]["latestRevision"]}})
+                "sidecarList": ["agent"], "controllerRevision": revision}})
             .to_string()
         };
         let (hash, without) = ("kruise.io/sidecarset-hash", "kruise.io/sidecarset-hash-without-image");
@@ -300,6 +303,54 @@ impl<'c> Rollout<'c> {
         let args = [&["rollout"], args, &[self.set.as_str(), "--operator-namespace", self.ns.name()]].concat();
         outrigger_says(self.cluster.kubeconfig(), &args).await
     }
+}
+
+/// What takes every right that a rollout needs, of a manager that runs and admits: an update, a rollback, a pod that must
+/// be recreated, and a history that is too long.
+pub async fn takes_every_right(cluster: &Cluster, ns: &Namespace) -> Result<()> {
+    let (name, pods) = (format!("{}-roll", ns.name()), ns.api::<Pod>());
+    let set = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "SidecarSet", "metadata": {"name": name}, "spec": {
+        "selector": {"matchLabels": {"app": "roll", "test": ns.name()}},
+        "containers": [{"name": "agent", "image": "agent:1"}],
+    }});
+    sidecarsets(cluster).create(&PostParams::default(), &serde_json::from_value(set)?).await?;
+    let pod = json!({"metadata": {"name": "roll", "labels": {"app": "roll", "test": ns.name()}},
+        "spec": {"containers": [{"name": "app", "image": "app:1"}]}});
+    let pod = eventually("the pod is injected", PATIENCE, async || {
+        let made: Pod = ns.create_json(pod.clone()).await?;
+        if made.spec.as_ref().is_some_and(|spec| spec.containers.len() == 2) {
+            return Ok(Some(made));
+        }
+        pods.delete("roll", &DeleteParams::default().grace_period(0)).await?;
+        Ok(None)
+    })
+    .await?;
+    act(&pods, &pod).await?;
+    let change = async |spec: Value| {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        sidecarsets(cluster).patch(&name, &PatchParams::default(), &patch).await.map(drop)
+    };
+    for image in ["agent:2", "agent:1"] {
+        change(json!({"containers": [{"name": "agent", "image": image}]})).await?;
+        until("the image is updated", PATIENCE, async || {
+            let pod = pods.get("roll").await?;
+            act(&pods, &pod).await?;
+            let images = pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.image.as_deref());
+            Ok(images.into_iter().any(|found| found == Some(image)))
+        })
+        .await?;
+    }
+    let env = json!([{"name": "A", "value": "b"}]);
+    change(json!({"revisionHistoryLimit": 1, "containers": [{"name": "agent", "image": "agent:1", "env": env}]}))
+        .await?;
+    until("the pod is marked", PATIENCE, async || {
+        let status = pods.get("roll").await?.status.unwrap_or_default();
+        Ok(status.conditions.iter().flatten().any(|condition| condition.type_ == "SidecarSetUpgradable"))
+    })
+    .await?;
+    let revisions: Api<ControllerRevision> = Api::namespaced(cluster.client(), "kruise-system");
+    let of_set = ListParams::default().labels(&format!("kruise.io/sidecarset-name={name}"));
+    until("a revision is deleted", PATIENCE, async || Ok(revisions.list(&of_set).await?.items.len() == 2)).await
 }
 
 const UNLIMITED: &str = "100%";

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(refusals.held(now), ["a".into()]);
         assert_eq!(refusals.next(now), Some(now + Duration::from_secs(2)));
         assert_eq!(refusals.held(now + Duration::from_secs(2)), [] as [Box<str>; 0]);
-        (0..40).for_each(|_| drop(refusals.note("a", now)));
+        (0..40).for_each(|_| _ = refusals.note("a", now));
         assert_eq!(refusals.next(now), Some(now + PAUSES.1));
         refusals.retain(|uid| uid != "a");
         assert!(refusals.is_empty());
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn there_is_an_end_to_the_pods_that_are_remembered() {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
-        (0..2 * PODS).for_each(|n| drop(refusals.note(&n.to_string(), now)));
+        (0..2 * PODS).for_each(|n| _ = refusals.note(&n.to_string(), now));
         assert_eq!(refusals.held(now).len(), PODS);
     }
 }

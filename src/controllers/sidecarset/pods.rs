@@ -289,9 +289,13 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, version: &str, sets: Option<&str>, image: &str) -> Seen {
+        let mut annotations = json!({"note": "x", "kept": "y"});
+        if let Some(sets) = sets {
+            annotations[names::INJECTED_LIST] = sets.into();
+        }
         let document = json!({
             "metadata": {"namespace": "shop", "name": name, "uid": format!("u-{name}"), "resourceVersion": version,
-                "labels": {"app": "web"}, "annotations": {names::INJECTED_LIST: sets, "note": "x", "kept": "y"}},
+                "labels": {"app": "web"}, "annotations": annotations},
             "spec": {"containers": [{"name": "agent", "image": image}]},
         });
         serde_json::from_str(&document.to_string()).unwrap()
@@ -301,6 +305,7 @@ mod tests {
         let pods = Pods::default();
         let mut touched = Vec::new();
         let listed = vec![pod("a", "10", Some("mesh,logs"), "x:1"), pod("b", "11", None, "x:1")];
+        let listed = listed.into_iter().map(|seen| pods.trim(seen)).collect();
         pods.all(listed, |set| touched.push(set.to_owned()));
         (pods, touched)
     }
@@ -337,7 +342,7 @@ mod tests {
             if is_answer {
                 pods.answer(Arc::unwrap_or_clone(seen.pod.unwrap()), touch);
             } else {
-                pods.put(seen, touch);
+                pods.put(pods.trim(seen), touch);
             }
             assert_eq!(image(&pods, "mesh"), [expected]);
             assert_eq!(told, touched);

@@ -76,8 +76,8 @@ pub(super) struct Worker {
     refusals: Refusals,
     /// Hashes of events that were written.
     told: VecDeque<u64>,
-    is_registering: bool,
-    is_planning: bool,
+    /// Whether a revision is being registered, or a plan made.
+    is_deciding: bool,
     is_telling: bool,
     is_trimming: bool,
     trim_after: Option<Instant>,
@@ -111,10 +111,17 @@ enum Done {
     Registered(Box<Current>),
     NotRegistered(HistoryError),
     Planned(Box<Planned>),
-    Written { pod: Arc<Pod>, write: Write, outcome: Outcome },
+    Written(Box<Landed>),
     Told(Result<Option<(String, SidecarSetStatus)>, CallError>),
     Trimmed(Result<(), HistoryError>),
     Noted,
+}
+
+/// A write that is known to have been taken or not.
+struct Landed {
+    pod: Arc<Pod>,
+    write: Write,
+    outcome: Outcome,
 }
 
 /// A plan and what it was made of.
@@ -160,8 +167,7 @@ impl Worker {
             queue: VecDeque::new(),
             refusals: Refusals::default(),
             told: VecDeque::new(),
-            is_registering: false,
-            is_planning: false,
+            is_deciding: false,
             is_telling: false,
             is_trimming: false,
             trim_after: None,
@@ -179,7 +185,7 @@ impl Worker {
         loop {
             self.start_writes();
             self.share.queued(self.queue.len());
-            let due = self.due.filter(|_| !self.is_planning && !self.is_registering);
+            let due = self.due.filter(|_| !self.is_deciding);
             tokio::select! {
                 biased;
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
@@ -260,20 +266,19 @@ impl Worker {
         let before = self.registered.as_ref().map(|current| current.collision_count);
         let collisions = before.or(self.status(standing).collision_count).unwrap_or_default();
         let (shared, uid, name) = (Arc::clone(&self.shared), self.uid.clone(), Arc::clone(&self.name));
-        self.is_registering = true;
+        self.is_deciding = true;
         self.tasks.spawn(async move {
             let known = history.revisions(&name);
             let namespace = &shared.settings.operator_namespace;
-            let registered = match register(&stored.set, &uid, collisions, namespace, &known) {
-                Ok(Registered { name, collision_count, write: None }) => Ok((name, collision_count)),
-                _ => {
-                    let revisions = Revisions::new(shared.client.clone(), namespace);
-                    let registered = revisions.register(&stored.set, &uid, collisions).await;
-                    registered.map(|registered| (registered.name, registered.collision_count))
-                }
+            let found = register(&stored.set, &uid, collisions, namespace, &known);
+            let registered = if let Ok(found @ Registered { write: None, .. }) = found {
+                Ok(found)
+            } else {
+                let revisions = Revisions::new(shared.client.clone(), namespace);
+                revisions.register(&stored.set, &uid, collisions).await
             };
             match registered {
-                Ok((name, collision_count)) => {
+                Ok(Registered { name, collision_count, .. }) => {
                     let without_image = stored.set.metadata.annotations.get(names::HASH_WITHOUT_IMAGE);
                     let former = history.former(without_image.map_or("", String::as_str));
                     let (known, former) = (Arc::new(known), Arc::new(former));
@@ -303,7 +308,7 @@ impl Worker {
         let held: HashSet<Box<str>> = self.refusals.held(Instant::now()).into_iter().collect();
         let trims = !self.is_trimming && self.trim_after.is_none_or(|after| after <= Instant::now());
         let (shared, snapshot, name) = (Arc::clone(&self.shared), Arc::clone(snapshot), Arc::clone(&self.name));
-        self.is_planning = true;
+        self.is_deciding = true;
         let permits = Arc::clone(&self.shared.plans);
         let work = move || {
             let began = Instant::now();
@@ -354,21 +359,21 @@ impl Worker {
     fn finish(&mut self, done: Done) {
         match done {
             Done::Registered(current) => {
-                self.is_registering = false;
+                self.is_deciding = false;
                 self.pause = Duration::ZERO;
                 self.registered = Some(*current);
                 self.due = Some(Instant::now());
             }
             Done::NotRegistered(error) => {
-                self.is_registering = false;
+                self.is_deciding = false;
                 tracing::warn!(set = &*self.name, %error, "its revision cannot be registered; tried again");
                 self.pause();
             }
             Done::Planned(planned) => {
-                self.is_planning = false;
+                self.is_deciding = false;
                 self.take(*planned);
             }
-            Done::Written { pod, write, outcome } => self.land(&pod, &write, outcome),
+            Done::Written(landed) => self.land(*landed),
             Done::Told(Ok(answered)) => {
                 self.is_telling = false;
                 self.pause = Duration::ZERO;
@@ -455,12 +460,13 @@ impl Worker {
                     // Before the flight ends: what it predicted is there by then.
                     shared.pods.answer(answer, |set| shared.wake(set));
                 }
-                Done::Written { pod, write, outcome }
+                Done::Written(Box::new(Landed { pod, write, outcome }))
             });
         }
     }
 
-    fn land(&mut self, pod: &Arc<Pod>, write: &Write, outcome: Outcome) {
+    fn land(&mut self, landed: Landed) {
+        let Landed { pod, write, outcome } = landed;
         self.flights.remove(&pod.uid);
         self.shared.metrics.wrote(write.step, outcome.taken);
         let (ns, name, set) = (&*pod.namespace, &*pod.name, &*self.name);
@@ -469,7 +475,7 @@ impl Worker {
                 tracing::debug!(ns, name, set, step = write.step.name(), "written");
                 self.refusals.forget(&pod.uid);
                 let occasion = pod.resource_version.to_string();
-                let news = write.events.iter().map(|event| self.about(event, Some(pod), occasion.clone())).collect();
+                let news = write.events.iter().map(|event| self.about(event, Some(&pod), occasion.clone())).collect();
                 self.note(news);
             }
             Taken::Gone | Taken::Conflict | Taken::Throttled | Taken::Unanswered => {
@@ -480,7 +486,7 @@ impl Worker {
                 let error = outcome.error.unwrap_or_default();
                 if self.refusals.note(&pod.uid, Instant::now()) {
                     tracing::warn!(ns, name, set, error, "a write is refused; tried again later");
-                    let news = self.about(&write.failed(&error), Some(pod), String::new());
+                    let news = self.about(&write.failed(&error), Some(&pod), String::new());
                     self.note(vec![news]);
                 }
             }

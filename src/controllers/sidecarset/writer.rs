@@ -135,7 +135,7 @@ mod tests {
     #[case::invalid(422, &[], Taken::Refused, false)]
     #[case::a_webhook_is_away(500, &[200], Taken::Refused, true)]
     #[case::nobody_knows(503, &[503, 500, 200], Taken::Unanswered, true)]
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_write_ends_when_it_is_known_what_became_of_it(
         #[case] status: u16,
         #[case] reads: &[u16],
