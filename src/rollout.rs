@@ -19,8 +19,8 @@ mod update;
 mod upgradable;
 mod verdict;
 
+use core::time::Duration;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -93,8 +93,8 @@ mod tests {
 
     use super::*;
 
-    fn text(text: &str) -> Option<IntOrString> {
-        Some(IntOrString::String(text.to_owned()))
+    fn text(text: &str) -> IntOrString {
+        IntOrString::String(text.to_owned())
     }
 
     #[rstest]
@@ -102,16 +102,16 @@ mod tests {
     #[case::a_number(Some(IntOrString::Int(3)), 10, 3)]
     #[case::more_than_there_are(Some(IntOrString::Int(30)), 10, 10)]
     #[case::a_negative_number(Some(IntOrString::Int(-3)), 10, 0)]
-    #[case::a_quarter_of_twelve(text("25%"), 12, 3)]
-    #[case::rounded_up(text("33%"), 10, 4)]
-    #[case::decimals(text("33.3%"), 1000, 333)]
-    #[case::exact_where_floats_are_not(text("55%"), 100, 55)]
-    #[case::all_but_one(text("99%"), 10, 9)]
-    #[case::really_all(text("100%"), 10, 10)]
-    #[case::all_in_other_words(text("100.0%"), 10, 9)]
-    #[case::of_one_pod(text("1%"), 1, 1)]
-    #[case::of_none(text("50%"), 0, 0)]
-    #[case::more_than_all(text("150%"), 10, 10)]
+    #[case::a_quarter_of_twelve(Some(text("25%")), 12, 3)]
+    #[case::rounded_up(Some(text("33%")), 10, 4)]
+    #[case::decimals(Some(text("33.3%")), 1000, 333)]
+    #[case::exact_where_floats_are_not(Some(text("55%")), 100, 55)]
+    #[case::all_but_one(Some(text("99%")), 10, 9)]
+    #[case::really_all(Some(text("100%")), 10, 10)]
+    #[case::all_in_other_words(Some(text("100.0%")), 10, 9)]
+    #[case::of_one_pod(Some(text("1%")), 1, 1)]
+    #[case::of_none(Some(text("50%")), 0, 0)]
+    #[case::more_than_all(Some(text("150%")), 10, 10)]
     fn a_partition_is_rounded_up_but_leaves_one_str_7(
         #[case] given: Option<IntOrString>,
         #[case] all: usize,
@@ -127,18 +127,18 @@ mod tests {
     #[case::a_sign_alone("%")]
     #[case::a_power("1e1%")]
     fn a_partition_that_cannot_be_read_is_an_error_w_15(#[case] given: &str) {
-        let error = partition(text(given).as_ref(), 10).unwrap_err().to_string();
+        let error = partition(Some(&text(given)), 10).unwrap_err().to_string();
         assert!(error.starts_with("spec.updateStrategy.partition \""), "{error}");
     }
 
     #[rstest]
     #[case::absent(None, 10, Ok(1))]
     #[case::none(Some(IntOrString::Int(0)), 10, Ok(0))]
-    #[case::rounded_up(text("10%"), 12, Ok(2))]
-    #[case::without_a_sign(text("10"), 12, Ok(2))]
-    #[case::all(text("100%"), 12, Ok(12))]
-    #[case::decimals(text("10.5%"), 12, Err(()))]
-    #[case::words(text("half"), 12, Err(()))]
+    #[case::rounded_up(Some(text("10%")), 12, Ok(2))]
+    #[case::without_a_sign(Some(text("10")), 12, Ok(2))]
+    #[case::all(Some(text("100%")), 12, Ok(12))]
+    #[case::decimals(Some(text("10.5%")), 12, Err(()))]
+    #[case::words(Some(text("half")), 12, Err(()))]
     fn max_unavailable_is_rounded_up_str_8(
         #[case] given: Option<IntOrString>,
         #[case] all: usize,

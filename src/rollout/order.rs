@@ -182,7 +182,7 @@ mod tests {
     }
 
     /// `name` and what differs from a ready pod of a node.
-    fn pod(name: &str, more: Value) -> Value {
+    fn pod(name: &str, more: &Value) -> Value {
         let mut pod = json!({
             "metadata": {"name": name, "creationTimestamp": "2026-03-01T00:00:00Z"},
             "spec": {"nodeName": "n", "containers": [{"name": "a"}],
@@ -190,7 +190,7 @@ mod tests {
             "status": {"phase": "Running",
                 "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-03-01T00:01:00Z"}]},
         });
-        json_patch::merge(&mut pod, &more);
+        json_patch::merge(&mut pod, more);
         pod
     }
 
@@ -212,17 +212,17 @@ mod tests {
     #[case::newer_first(json!({}), json!({"metadata": {"creationTimestamp": "2026-03-01T00:00:01Z"}}))]
     #[case::no_creation_time_is_newest(json!({}), json!({"metadata": {"creationTimestamp": null}}))]
     fn the_base_order_str_3(#[case] a: Value, #[case] b: Value) {
-        assert_eq!(sorted(&[pod("a", a), pod("b", b)], &json!({})), ["b", "a"]);
+        assert_eq!(sorted(&[pod("a", &a), pod("b", &b)], &json!({})), ["b", "a"]);
     }
 
     #[test]
     fn ties_are_broken_by_namespace_and_name_w_14() {
-        assert_eq!(sorted(&[pod("a", json!({})), pod("b", json!({}))], &json!({})), ["a", "b"]);
+        assert_eq!(sorted(&[pod("a", &json!({})), pod("b", &json!({}))], &json!({})), ["a", "b"]);
     }
 
     fn labelled(labels: &[Value]) -> Vec<Value> {
         let named =
-            |(index, labels): (usize, &Value)| pod(&format!("p{index}"), json!({"metadata": {"labels": labels}}));
+            |(index, labels): (usize, &Value)| pod(&format!("p{index}"), &json!({"metadata": {"labels": labels}}));
         labels.iter().enumerate().map(named).collect()
     }
 

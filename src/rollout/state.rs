@@ -1,9 +1,9 @@
 //! Updated, consistent, ready: what a pod's records and its node's reports say (CTL-20 … CTL-27), and the text of the
 //! in-place state (CTL-23).
 
+use core::time::Duration;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Deserialize;

@@ -3,7 +3,7 @@
 //! Everything is derived from the verdicts and from what the stored conditions said before, so an event is due exactly
 //! once for each change, whoever asks.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

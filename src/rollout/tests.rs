@@ -27,7 +27,9 @@ fn hot() -> Value {
 
 fn world(spec: Value, pods: &[&str]) -> World {
     let mut world = World::new(spec);
-    pods.iter().for_each(|name| world.inject(name));
+    for name in pods {
+        world.inject(name);
+    }
     world.reconcile();
     world
 }

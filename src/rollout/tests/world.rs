@@ -1,8 +1,8 @@
 //! A SidecarSet, its pods as JSON, and a node that does as it is told: what the traces are played in.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
