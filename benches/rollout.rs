@@ -7,7 +7,7 @@
 //! pod written, and nodes answer to all of them. How often a pod was written, the API server's own metrics tell; nodes
 //! write by PUT, so every PATCH of a pod is ours.
 
-#![allow(clippy::print_stdout, reason = "a benchmark prints")]
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints, and reads the clock")]
 
 #[path = "support/fixtures.rs"]
 mod fixtures;
@@ -216,7 +216,7 @@ impl Bench {
         let start = Instant::now();
         stream::iter(targets.into_iter().map(Ok))
             .try_for_each_concurrent(IN_FLIGHT, |(name, (uid, version))| {
-                let patch = json!({
+                let body = json!({
                     "metadata": {"uid": uid, "resourceVersion": version, "annotations": {
                         "bench.example/hash": format!("{round}{}", "x".repeat(260)),
                         "bench.example/inplace-update-state": format!("{round}{}", "x".repeat(330)),
@@ -225,7 +225,7 @@ impl Bench {
                 });
                 async move {
                     let path = format!("{PODS}/{name}");
-                    self.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &patch).await.map(drop)
+                    self.send(Method::PATCH, &path, "application/strategic-merge-patch+json", &body).await.map(drop)
                 }
             })
             .await?;
@@ -279,7 +279,7 @@ impl Bench {
     /// From now on this image is waited for.
     fn expect(&self, image: &str) {
         let mut shown = self.shown();
-        shown.image = image.to_owned();
+        image.clone_into(&mut shown.image);
         shown.have.clear();
         shown.last = None;
     }

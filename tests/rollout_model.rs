@@ -28,7 +28,7 @@ use laws::{Broken, Law};
 use world::{Act, Look, Planned, Planner, Script, run};
 
 const SEQUENCES: u64 = 10_000;
-const STEPS: usize = 30;
+const STEPS: usize = 24;
 
 /// The code under test.
 fn outrigger(look: &Look<'_>) -> Planned {

@@ -20,6 +20,9 @@ use crate::hollow::{Node, containers, image_id, name};
 /// Name of the annotation with what was noted of containers before they were changed (CTL-23).
 pub const STATE: &str = "kruise.io/sidecarset-inplace-update-state";
 
+/// Annotations that are maps, each with an entry for every set or pair.
+const MAPS: [&str; 3] = [names::HASH, names::WORKING_CONTAINER, STATE];
+
 /// What can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Law {
@@ -104,6 +107,7 @@ pub struct Sidecar {
 
 /// How far a matching pod is with a set.
 #[derive(Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Standing<'a> {
     /// Where it is among all.
     pub index: usize,
@@ -258,7 +262,7 @@ impl Wanted {
 
     /// Of a plan, before any of it is done. `pods` are the manager's copies; `written` those of them that the plan writes,
     /// and `updates` those of these that would become updated.
-    pub fn of_plan(&self, pods: &[Standing<'_>], written: &[usize], updates: &[usize], node: &Node) -> Lawful {
+    pub fn of_plan(&self, pods: &[Standing<'_>], written: &[usize], updates: &[usize], node: Option<&Node>) -> Lawful {
         if written.is_empty() {
             return Ok(());
         }
@@ -278,7 +282,8 @@ impl Wanted {
         // One that is reset is in an upgrade, and so is not ready.
         let is_taken = |pod: &&Standing<'_>| pod.ready && written.contains(&pod.index);
         let is_used = |pod: &&Standing<'_>| {
-            pod.updated && !pod.ready || (pod.updated || pod.touched) && self.is_behind(pod.pod, node)
+            let is_behind = || node.is_some_and(|node| self.is_behind(pod.pod, node));
+            pod.updated && !pod.ready || (pod.updated || pod.touched) && is_behind()
         };
         let taken: Vec<&str> = pods.iter().filter(is_taken).map(|pod| name(pod.pod)).collect();
         let used: Vec<&str> = pods.iter().filter(is_used).map(|pod| name(pod.pod)).collect();
@@ -368,8 +373,6 @@ impl Wanted {
                 names::WORKING_CONTAINER => self.sidecars.iter().any(|sidecar| sidecar.name == entry),
                 _ => entry == self.name,
             };
-            const MAPS: [&str; 3] =
-                [names::HASH, names::WORKING_CONTAINER, "kruise.io/sidecarset-inplace-update-state"];
             ensure(MAPS.contains(&key.as_str()), Law::Foreign, || mine(key))?;
             let [old, new] = [&old, &new].map(|annotations| {
                 let text = annotations.get(key).and_then(Value::as_str).unwrap_or("{}");
@@ -465,7 +468,7 @@ pub fn entry(pod: &Value, key: &str, set: &str) -> Value {
     map[set].take()
 }
 
-fn is_ready(pod: &Value) -> bool {
+pub fn is_ready(pod: &Value) -> bool {
     condition(pod, "Ready")["status"] == "True"
 }
 
@@ -475,7 +478,7 @@ fn condition<'a>(pod: &'a Value, kind: &str) -> &'a Value {
 }
 
 /// What the condition says of each set (NUP-4).
-fn upgradable(pod: &Value) -> Value {
+pub fn upgradable(pod: &Value) -> Value {
     let text = condition(pod, "SidecarSetUpgradable")["message"].as_str().unwrap_or_default();
     serde_json::from_str(text).unwrap_or_default()
 }

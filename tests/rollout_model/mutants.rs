@@ -1,7 +1,6 @@
 //! Planners that are wrong on purpose: a law that none of them is caught by would be no law.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use outrigger::api::IntOrString;
 use outrigger::api::names;
@@ -11,7 +10,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::hollow::name;
-use crate::laws::{Law, STATE, Wanted, entry, image, pair};
+use crate::laws::{Law, STATE, Wanted, entry, image, is_ready, pair, upgradable};
 use crate::world::{Act, Look, Planned};
 use crate::{outrigger, search};
 
@@ -51,14 +50,18 @@ fn with_patches(look: &Look<'_>, change: impl Fn(&mut Value, &Wanted, &Value)) -
 
 /// Plans right and then writes more.
 fn with_more(look: &Look<'_>, more: impl Fn(&Wanted, &Value) -> Option<Value>) -> Planned {
-    let mut plan = outrigger(look);
+    add(outrigger(look), look, more)
+}
+
+/// Writes more to pods that are left alone.
+fn add(mut plan: Planned, look: &Look<'_>, more: impl Fn(&Wanted, &Value) -> Option<Value>) -> Planned {
     let wanted = wanted(look);
     for (pod, raw) in look.raw.iter().enumerate().filter(|(_, raw)| wanted.matches(raw)) {
         if let Some(mut patch) = more(&wanted, raw).filter(|_| plan.acts.iter().all(|act| act.pod != pod)) {
             for key in ["uid", "resourceVersion"] {
                 patch["metadata"][key] = raw["metadata"][key].clone();
             }
-            plan.acts.push(Act { pod, status: !patch["status"].is_null(), patch });
+            plan.acts.push(Act { pod, status: patch.get("status").is_some(), patch });
         }
     }
     plan
@@ -109,31 +112,36 @@ fn does_not_see_other_fields(look: &Look<'_>) -> Planned {
     })
 }
 
-/// The reset of a pair, of the container that `which` picks.
-fn reset(wanted: &Wanted, pod: &Value, which: fn((String, String)) -> String) -> Option<Value> {
-    let sidecar = wanted.sidecars.iter().find(|sidecar| sidecar.empty.is_some())?;
-    let empty = sidecar.empty.as_ref()?;
-    let pair = pair(pod, &sidecar.name);
-    let is_in_upgrade = image(pod, &pair.1)? != empty && image(pod, &pair.0)? != empty;
-    is_in_upgrade.then(|| json!({"spec": {"containers": [{"name": which(pair), "image": empty}]}}))
-}
-
 fn resets_at_once(look: &Look<'_>) -> Planned {
-    with_more(look, |wanted, pod| reset(wanted, pod, |pair| pair.1))
+    with_more(look, |wanted, pod| {
+        let sidecar = wanted.sidecars.iter().find(|sidecar| sidecar.empty.is_some())?;
+        let other = pair(pod, &sidecar.name).1;
+        let is_in_upgrade = image(pod, &other)? != sidecar.empty.as_ref()?;
+        is_in_upgrade.then(|| json!({"spec": {"containers": [{"name": other, "image": sidecar.empty}]}}))
+    })
 }
 
-fn resets_the_one_that_works(look: &Look<'_>) -> Planned {
+/// As the reference does (W-5): the old image is wanted again, so the old container is the working one again, which was
+/// told long ago to hand over.
+fn takes_back_what_has_taken_over(look: &Look<'_>) -> Planned {
+    let back = |wanted: &Wanted, pod: &Value| {
+        let sidecar = wanted.sidecars.iter().find(|sidecar| sidecar.empty.is_some())?;
+        let (new, old) = pair(pod, &sidecar.name);
+        let is_back = image(pod, &old)? == &sidecar.image && image(pod, &new)? != &sidecar.image && is_ready(pod);
+        is_back.then(|| {
+            let text = pod["metadata"]["annotations"][names::WORKING_CONTAINER].as_str().unwrap_or("{}");
+            let mut working: Value = serde_json::from_str(text).unwrap();
+            working[&sidecar.name] = old.into();
+            json!({
+                "metadata": {"annotations": {names::WORKING_CONTAINER: working.to_string()}},
+                "spec": {"containers": [{"name": new, "image": sidecar.empty}]},
+            })
+        })
+    };
     let mut plan = outrigger(look);
-    plan.acts.retain(|act| act.status || entry(&act.patch, names::HASH, &look.set.metadata.name)["hash"].is_string());
-    let more = with_more(look, |wanted, pod| {
-        let all = pod["status"]["containerStatuses"].as_array()?;
-        let ready = all.iter().all(|status| status["ready"] == true);
-        reset(wanted, pod, |pair| pair.0).filter(|_| ready)
-    });
-    let more = more.acts.into_iter().filter(|act| !act.status && plan.acts.iter().all(|old| old.pod != act.pod));
-    let more: Vec<Act> = more.collect();
-    plan.acts.extend(more);
-    plan
+    let wanted = wanted(look);
+    plan.acts.retain(|act| back(&wanted, look.raw[act.pod]).is_none());
+    add(plan, look, back)
 }
 
 fn never_resets(look: &Look<'_>) -> Planned {
@@ -158,13 +166,15 @@ fn forgets_the_records_of_others(look: &Look<'_>) -> Planned {
 fn writes_what_is_there(look: &Look<'_>) -> Planned {
     with_more(look, |wanted, pod| {
         let first = wanted.sidecars.iter().find(|sidecar| sidecar.empty.is_none() && !sidecar.native)?;
-        Some(json!({"spec": {"containers": [{"name": first.name, "image": image(pod, &first.name)}]}}))
+        // One that is not ready uses no budget, which would be noticed before.
+        let patch = || json!({"spec": {"containers": [{"name": first.name, "image": image(pod, &first.name)}]}});
+        (!is_ready(pod)).then(patch)
     })
 }
 
 fn writes_again(look: &Look<'_>) -> Planned {
     with_more(look, |wanted, pod| {
-        is_up_to_date(wanted, pod).then(|| {
+        (is_up_to_date(wanted, pod) && !is_ready(pod)).then(|| {
             let mut map: Value =
                 serde_json::from_str(pod["metadata"]["annotations"][STATE].as_str().unwrap_or("{}")).unwrap();
             map[&wanted.name] = json!({"revision": look.now.to_string()});
@@ -200,17 +210,14 @@ fn forgets_one(look: &Look<'_>) -> Planned {
 }
 
 fn cannot_make_up_its_mind(look: &Look<'_>) -> Planned {
-    static TIMES: AtomicU64 = AtomicU64::new(0);
-    let value = TIMES.fetch_add(1, Relaxed).is_multiple_of(2);
     let mut plan = outrigger(look);
     plan.acts.retain(|act| !act.status);
-    let more = with_more(look, |wanted, _| {
-        let word = json!({&wanted.name: value}).to_string();
-        let condition = json!({"type": "SidecarSetUpgradable", "status": "True", "message": word});
+    add(plan, look, |wanted, pod| {
+        let mut words = upgradable(pod);
+        words[&wanted.name] = (words[&wanted.name] != true).into();
+        let condition = json!({"type": "SidecarSetUpgradable", "status": "True", "message": words.to_string()});
         Some(json!({"status": {"conditions": [condition]}}))
-    });
-    plan.acts.extend(more.acts.into_iter().filter(|act| act.status));
-    plan
+    })
 }
 
 fn counts_one_too_many(look: &Look<'_>) -> Planned {
@@ -227,7 +234,7 @@ fn counts_one_too_many(look: &Look<'_>) -> Planned {
 #[case::does_not_see_the_selector(does_not_see_the_selector, Law::Held)]
 #[case::does_not_see_other_fields(does_not_see_other_fields, Law::Upgradable)]
 #[case::resets_at_once(resets_at_once, Law::LastReady)]
-#[case::resets_the_one_that_works(resets_the_one_that_works, Law::LastServing)]
+#[case::takes_back_what_has_taken_over(takes_back_what_has_taken_over, Law::LastServing)]
 #[case::never_resets(never_resets, Law::Converges)]
 #[case::leaves_a_mark(leaves_a_mark, Law::Foreign)]
 #[case::forgets_the_records_of_others(forgets_the_records_of_others, Law::Foreign)]

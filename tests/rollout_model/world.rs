@@ -67,6 +67,13 @@ pub struct Script {
     pub traced: bool,
 }
 
+impl Script {
+    /// Whether pods are found as the reference leaves them: it notes less of what it changes (CTL-23).
+    fn as_reference(&self) -> bool {
+        self.seed % 8 == 7
+    }
+}
+
 /// A SidecarSet in the cluster.
 struct Set {
     shape: Shape,
@@ -77,7 +84,7 @@ struct Set {
     env: u8,
     empty: &'static str,
     strategy: Value,
-    set: SidecarSet,
+    typed: SidecarSet,
     stored: Value,
     wanted: Wanted,
     /// The counts of the last plan.
@@ -115,6 +122,7 @@ pub struct World<'p> {
     held: BTreeSet<String>,
     now: Timestamp,
     pods_made: usize,
+    as_reference: bool,
     trace: Option<Vec<String>>,
 }
 
@@ -149,6 +157,7 @@ impl<'p> World<'p> {
             held: BTreeSet::new(),
             now: "2026-03-04T05:06:07Z".parse().unwrap(),
             pods_made: 0,
+            as_reference: script.as_reference(),
             trace: script.traced.then(Vec::new),
         };
         let count = if rng.u8(..3) == 0 { 2 } else { 1 };
@@ -293,7 +302,8 @@ impl<'p> World<'p> {
             0..6 => {
                 set.previous.clone_from(&set.versions);
                 let n = rng.usize(..set.versions.len());
-                set.versions[n] = pick(rng, &["1", "2", "3", "1-again"]);
+                let last = if self.as_reference { "1" } else { "1-again" };
+                set.versions[n] = pick(rng, &["1", "2", "3", last]);
             }
             6..8 => std::mem::swap(&mut set.previous, &mut set.versions),
             8 => set.env = rng.u8(..2),
@@ -409,7 +419,7 @@ impl<'p> World<'p> {
         let raw: Vec<&Value> = copies.iter().map(AsRef::as_ref).collect();
         let held = |pod: &str| self.held.contains(pod);
         let plan = (self.planner)(&Look {
-            set: &set.set,
+            set: &set.typed,
             version: &set.version,
             generation: set.generation,
             revision: &set.revision,
@@ -428,7 +438,9 @@ impl<'p> World<'p> {
         self.sets[which].told = plan.counts;
         let acts = || plan.acts.iter().filter(|act| !act.status);
         let updates = acts().filter(|act| becomes(&act.patch, &wanted)).map(|act| act.pod).collect::<Vec<_>>();
-        wanted.of_plan(&standings, &acts().map(|act| act.pod).collect::<Vec<_>>(), &updates, &self.node)?;
+        // What the reference notes does not tell a container that was restarted from one that will be (W-2).
+        let node = Some(&self.node).filter(|_| !self.as_reference);
+        wanted.of_plan(&standings, &acts().map(|act| act.pod).collect::<Vec<_>>(), &updates, node)?;
 
         let mut written = 0;
         for act in &plan.acts {
@@ -471,6 +483,9 @@ impl<'p> World<'p> {
                     written += 1;
                     let write = Written { before: &before.unwrap(), after: &after, status: act.status };
                     wanted.of_write(&write, &self.node)?;
+                    if self.as_reference {
+                        self.forget_what_we_noted(&pod);
+                    }
                     self.see(&pod);
                 }
                 Err(Refused::Conflict | Refused::NotFound) => {
@@ -486,6 +501,20 @@ impl<'p> World<'p> {
             }
         }
         Ok(written)
+    }
+
+    /// Leaves of the in-place state what the reference would have written.
+    fn forget_what_we_noted(&mut self, pod: &str) {
+        let pod = Arc::make_mut(self.store.pods.get_mut(pod).unwrap());
+        let Some(text) = pod.pointer_mut("/metadata/annotations").and_then(|all| all.get_mut(STATE)) else { return };
+        let mut sets: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
+        for set in sets.as_object_mut().into_iter().flat_map(|sets| sets.values_mut()) {
+            let containers = set["lastContainerStatuses"].as_object_mut().into_iter().flat_map(|all| all.values_mut());
+            for members in containers.filter_map(Value::as_object_mut) {
+                members.retain(|member, _| member == "imageID");
+            }
+        }
+        *text = sets.to_string().into();
     }
 
     // === the end ===
@@ -598,7 +627,7 @@ impl Set {
             env: 0,
             empty: EMPTY,
             strategy: json!({"type": "RollingUpdate", "maxUnavailable": max_unavailable, "partition": partition}),
-            set: SidecarSet::default(),
+            typed: SidecarSet::default(),
             stored: Value::Null,
             told: [0; 4],
             wanted: Wanted::read(&json!({"metadata": {"name": if n == 0 { "logs" } else { "mesh" }}})),
@@ -636,7 +665,7 @@ impl Set {
         self.version = store.next_version().to_string();
         self.revision = revision;
         self.wanted = Wanted::read(&stored);
-        (self.set, self.stored) = (set, stored);
+        (self.typed, self.stored) = (set, stored);
     }
 
     fn image(&self, container: usize, version: &str) -> String {
