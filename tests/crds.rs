@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use outrigger::api::names;
@@ -39,8 +40,14 @@ fn the_files_are_those_of_the_types() {
         assert_eq!(read[0].value, definition.object, "the YAML says what the object says");
         assert!(text.len() < SIZE_LIMIT, "{} has {} bytes", file.display(), text.len());
     }
+    let list = std::fs::read_to_string(directory.join("kustomization.yaml")).unwrap();
+    let listed: BTreeSet<String> =
+        list.lines().filter_map(|line| line.strip_prefix("  - ").map(str::to_owned)).collect();
+    let made: BTreeSet<String> =
+        crds::all(names::DEFAULT_NAMESPACE).iter().map(|definition| definition.file_name()).collect();
+    assert_eq!(listed, made, "the kustomization lists them all, and nothing else");
     let files = std::fs::read_dir(&directory).unwrap().count();
-    assert_eq!(files, 4, "nothing else is in {}", directory.display());
+    assert_eq!(files, made.len() + 1, "nothing else is in {}", directory.display());
 }
 
 #[rstest]

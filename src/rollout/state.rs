@@ -66,6 +66,9 @@ pub(super) struct Recorded<'a> {
     /// W-2: what runs afterwards is another container.
     #[serde(rename = "containerID", borrow)]
     container_id: Option<Cow<'a, str>>,
+    /// The image of the spec that this container was made of: what comes back to it restarts nothing.
+    #[serde(borrow)]
+    image: Option<Cow<'a, str>>,
     /// Of the target of a hot upgrade: the container that it takes over from, as it was then (W-4).
     #[serde(rename = "sourceContainerID", borrow)]
     pub(super) source: Option<Cow<'a, str>>,
@@ -182,6 +185,7 @@ impl<'a> View<'a> {
                     // The same content under another name; or changed back before the node looked, so that there is
                     // nothing to restart.
                     (true, false) | (false, true) => self.settles(status),
+                    (false, false) if recorded.image.as_deref() == Some(&*container.image) => self.settles(status),
                     (false, false) => Acted::No,
                 }
             }
@@ -284,6 +288,11 @@ pub(super) fn written(
             entry.push(("imageID", json::text(&&*status.image_id)));
         }
         entry.push(("containerID", json::text(&&*status.container_id)));
+        // Changed twice before the node looked: it is still the container of the first time.
+        let old = containers.get(&*container.name).and_then(|text| serde_json::from_str::<Recorded<'_>>(text).ok());
+        let old = old.filter(|old| old.container_id.as_deref() == Some(&*status.container_id));
+        let image = old.and_then(|old| old.image.map(Cow::into_owned)).unwrap_or_else(|| container.image.to_string());
+        entry.push(("image", json::text(&image)));
         if let Some(source) = source {
             entry.push(("sourceContainerID", json::text(source)));
         }
