@@ -42,8 +42,10 @@ const OPERATOR: &str = "kruise-system";
 const PODS: &str = "/api/v1/namespaces/bench/pods";
 const SETS: &str = "/apis/apps.kruise.io/v1beta1/sidecarsets";
 const SET: &str = "bench-000";
-/// Requests of a floor and of hollow nodes in flight.
-const IN_FLIGHT: usize = 32;
+/// Bare requests in flight: as many as the manager's writer has.
+const IN_FLIGHT: usize = 64;
+/// Requests of the hollow nodes in flight.
+const NODES: usize = 32;
 const REPOSITORY: &str = "registry.example/platform/sidecar-0";
 /// The goals.
 const RATIO: f64 = 0.8;
@@ -436,7 +438,7 @@ async fn kubelets(client: Client, inbox: mpsc::UnboundedReceiver<DynamicObject>)
     let node = Mutex::new(Node::default());
     let (client, node) = (&client, &node);
     stream::unfold(inbox, |mut inbox| async { Some((inbox.recv().await?, inbox)) })
-        .for_each_concurrent(IN_FLIGHT, |pod| async move {
+        .for_each_concurrent(NODES, |pod| async move {
             let Ok(mut pod) = serde_json::to_value(pod) else { return };
             let status = {
                 let mut node = node.lock().unwrap_or_else(PoisonError::into_inner);
