@@ -43,8 +43,7 @@ fn the_files_are_those_of_the_types() {
     let list = std::fs::read_to_string(directory.join("kustomization.yaml")).unwrap();
     let listed: BTreeSet<String> =
         list.lines().filter_map(|line| line.strip_prefix("  - ").map(str::to_owned)).collect();
-    let made: BTreeSet<String> =
-        crds::all(names::DEFAULT_NAMESPACE).iter().map(|definition| definition.file_name()).collect();
+    let made: BTreeSet<String> = crds::all(names::DEFAULT_NAMESPACE).iter().map(crds::Definition::file_name).collect();
     assert_eq!(listed, made, "the kustomization lists them all, and nothing else");
     let files = std::fs::read_dir(&directory).unwrap().count();
     assert_eq!(files, made.len() + 1, "nothing else is in {}", directory.display());
