@@ -99,7 +99,7 @@ fn one_write_changes_image_and_annotations_and_nothing_else_upd_16() {
     assert_eq!(
         annotations[names::INPLACE_UPDATE_STATE],
         format!(
-            r#"{{"log-agent":{{"revision":"{hash}","updateTimestamp":"{time}","lastContainerStatuses":{{"agent":{{"imageID":{image},"containerID":{container}}}}}}}}}"#
+            r#"{{"log-agent":{{"revision":"{hash}","updateTimestamp":"{time}","lastContainerStatuses":{{"agent":{{"imageID":{image},"containerID":{container},"image":"agent:1"}}}}}}}}"#
         ),
         "CTL-23"
     );
