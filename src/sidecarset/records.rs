@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -24,11 +24,18 @@ use crate::pod::Pairs;
 #[serde(rename_all = "camelCase", default)]
 struct Entry<'a> {
     update_timestamp: Option<Cow<'a, str>>,
+    #[serde(deserialize_with = "null_is_empty")]
     hash: Cow<'a, str>,
+    #[serde(deserialize_with = "null_is_empty")]
     sidecar_set_name: Cow<'a, str>,
     sidecar_list: Option<Cow<'a, [String]>>,
-    #[serde(skip_serializing_if = "str::is_empty")]
+    #[serde(skip_serializing_if = "str::is_empty", deserialize_with = "null_is_empty")]
     controller_revision: Cow<'a, str>,
+}
+
+/// As Go reads it.
+fn null_is_empty<'de, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
+    Ok(Cow::Owned(Option::<String>::deserialize(deserializer)?.unwrap_or_default()))
 }
 
 /// Where the time ends and the rest of an entry begins.
@@ -399,6 +406,12 @@ mod tests {
         assert_eq!(revision_in(&text, "other"), None);
         assert_eq!(revision_in(r#"{"mesh":"legacy"}"#, "mesh"), None);
         assert_eq!(revision_in("garbage", "mesh"), None);
+    }
+
+    #[test]
+    fn null_is_read_as_nothing() {
+        let text = r#"{"mesh":{"updateTimestamp":null,"hash":"x","sidecarSetName":null,"controllerRevision":null}}"#;
+        assert_eq!(told(text, "mesh"), Some(Told { hash: "x".to_owned(), updated: None }));
     }
 
     #[test]
