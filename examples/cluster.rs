@@ -18,10 +18,11 @@ use anyhow::{Context, Result, bail};
 use harness::{Cluster, Parts, Process, START, Stop, until};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::Api;
+use outrigger::api::names;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Where the manifests put Outrigger.
-const NAMESPACE: &str = "kruise-system";
+const NAMESPACE: &str = names::DEFAULT_NAMESPACE;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -68,7 +69,7 @@ async fn outrigger(cluster: &Cluster) -> Result<Process> {
         if let Some(exit) = manager.exit() {
             bail!("it ended: {exit}");
         }
-        let hooks = hooks.get("kruise-mutating-webhook-configuration").await?;
+        let hooks = hooks.get(names::MUTATING_CONFIGURATION).await?;
         Ok(hooks.webhooks.is_some_and(|hooks| !hooks.is_empty()))
     });
     registered.await.map_err(|error| manager.explain(error))?;

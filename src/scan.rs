@@ -399,34 +399,6 @@ impl Ahead {
     }
 }
 
-/// The place of the first quote, backslash or control character from `at` on, or the end: eight bytes at a time.
-#[inline]
-pub fn end_of_plain(bytes: &[u8], at: usize) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let mut rest = bytes.get(at..).unwrap_or_default();
-    while let Some((chunk, tail)) = rest.split_first_chunk::<8>() {
-        let word = u64::from_le_bytes(*chunk);
-        // A difference below zero sets the high bit of its byte, and may spoil the bytes above: only the lowest mark is
-        // exact, and only the lowest is looked at. The quote, 0x22, is made to come right after the control characters
-        // by changing places with 0x20.
-        let quote_or_control = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
-        let backslash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
-        let marks = (quote_or_control | backslash) & !word & HIGH;
-        if marks != 0 {
-            return bytes.len() - rest.len() + marks.trailing_zeros() as usize / 8;
-        }
-        rest = tail;
-    }
-    bytes.len() - rest.len() + plain_in(rest)
-}
-
-/// How many bytes come before the first quote, backslash or control character.
-#[cold]
-fn plain_in(text: &[u8]) -> usize {
-    text.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(text.len())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -256,19 +256,11 @@ async fn the_webhook_converts_on_either_protocol_and_survives_garbage_and_crashe
     let build = move |counts, shutdown| {
         let plain = webhook::route();
         let answer = plain.admit;
-        let admit = Box::new(move |body: &[u8]| {
+        let admit = move |body: &[u8]| {
             assert!(!body.windows(9).any(|window| window == b"crash-now"), "as asked");
             answer(body)
-        });
-        let routes = vec![Route {
-            path: CONVERT,
-            admit,
-            fail: plain.fail,
-            settle: None,
-            gate: None,
-            interruption: None,
-            bodies: 1,
-        }];
+        };
+        let routes = vec![Route { fail: plain.fail, ..Route::of_reviews(CONVERT, admit) }];
         router(Webhook { routes, limits: of_router, metrics: Arc::new(Metrics::new(counts, || Some(0))), shutdown })
     };
     let server = support::start_with(build, limits, Duration::from_secs(5)).await?;

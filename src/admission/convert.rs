@@ -62,15 +62,7 @@ const BODIES: usize = 8;
 
 /// The route of the conversion webhook. It reads nothing but the request.
 pub fn route() -> Route {
-    Route {
-        path: CONVERT,
-        admit: Box::new(answer),
-        fail: failed,
-        settle: None,
-        gate: None,
-        interruption: None,
-        bodies: BODIES,
-    }
+    Route { fail: failed, bodies: BODIES, ..Route::of_reviews(CONVERT, answer) }
 }
 
 /// Answers a review: [`Outcome::Patched`] when all objects are converted, [`Outcome::Refused`] when one is not.

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{DRAIN, ambient};
-use crate::admission::certs::{self, Resolver};
+use crate::admission::certs;
 use crate::admission::server::{Bound, Drained, Limits, Server};
 use crate::admission::{Kinds, Sources, Webhook, router, routes};
 use crate::cluster::authority::{self, Authority};
@@ -35,7 +35,7 @@ use crate::cluster::trust::Published;
 use crate::controllers::sidecarset;
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
-use crate::store::watch::{Feed, Health};
+use crate::store::watch::Feed;
 use crate::telemetry::{Metrics, chain};
 
 /// How often a part that is waited for is looked at.
@@ -161,8 +161,13 @@ impl Running {
 
         tasks.spawn(keep_certificate(authority, stopping.clone()));
         tasks.spawn(registration.run(stopping.clone()));
-        tasks.spawn(tell_caches(feed_health, parts.caches, stopping.clone()));
-        tasks.spawn(tell_certificate(resolver, parts.certificate, stopping.clone()));
+        let unlisted = move || (!feed_health.is_synced()).then(|| feed_health.missing().join("; "));
+        tasks.spawn(tell(parts.caches, unlisted, stopping.clone()));
+        let no_certificate = move || {
+            let why = || "there is none yet; the log of this replica says why".to_owned();
+            resolver.not_after().is_none().then(why)
+        };
+        tasks.spawn(tell(parts.certificate, no_certificate, stopping.clone()));
         tasks.spawn(tell_registered(registered, parts.hooks, stopping.clone()));
         if settings.elects {
             let missed_settings = missed::Settings::new(&settings.operator_namespace);
@@ -250,23 +255,15 @@ async fn keep_certificate(authority: Authority, stopping: CancellationToken) {
     }
 }
 
-/// Ready once everything was listed.
-async fn tell_caches(feed: Arc<Health>, caches: Part, stopping: CancellationToken) {
-    while !stopping.is_cancelled() && !feed.is_synced() {
-        caches.waits_for(&feed.missing().join("; "));
+/// Ready once nothing is missing any more.
+async fn tell(part: Part, missing: impl Fn() -> Option<String>, stopping: CancellationToken) {
+    while !stopping.is_cancelled()
+        && let Some(why) = missing()
+    {
+        part.waits_for(&why);
         tokio::time::sleep(LOOK).await;
     }
-    caches.ready();
-    stopping.cancelled().await;
-}
-
-/// Ready once there is one to serve.
-async fn tell_certificate(resolver: Arc<Resolver>, certificate: Part, stopping: CancellationToken) {
-    certificate.waits_for("there is none yet; the log of this replica says why");
-    while !stopping.is_cancelled() && resolver.not_after().is_none() {
-        tokio::time::sleep(LOOK).await;
-    }
-    certificate.ready();
+    part.ready();
     stopping.cancelled().await;
 }
 

@@ -90,6 +90,14 @@ async fn install(cluster: &Cluster) -> Result<Installed<'_>> {
     Ok(Installed { cluster, kubeconfig })
 }
 
+/// Installs, does what a test is about, and takes everything away again, also when it failed.
+async fn while_installed(cluster: &Cluster, test: impl AsyncFnOnce(&Installed<'_>) -> Result<()>) -> Result<()> {
+    let installed = install(cluster).await?;
+    let tested = test(&installed).await;
+    installed.remove().await?;
+    tested
+}
+
 impl Installed<'_> {
     /// Starts a manager that registers itself at `host`, or at its own port.
     fn start(&self, name: &str, host: Option<u16>, args: &[&str]) -> Result<Manager> {
@@ -196,12 +204,11 @@ async fn the_pods_of_a_deployment_come_up_injected_and_sidecarsets_are_judged(
     cluster: &Cluster,
     ns: &Namespace,
 ) -> Result<()> {
-    let installed = install(cluster).await?;
-    let manager = installed.ready("manager").await?;
-    let tested = injected_and_judged(cluster, ns, &manager).await;
-    drop(manager);
-    installed.remove().await?;
-    tested
+    let test = async |installed: &Installed<'_>| {
+        let manager = installed.ready("manager").await?;
+        injected_and_judged(cluster, ns, &manager).await
+    };
+    while_installed(cluster, test).await
 }
 
 async fn injected_and_judged(cluster: &Cluster, ns: &Namespace, manager: &Manager) -> Result<()> {
@@ -304,10 +311,7 @@ async fn apply(cluster: &Cluster, object: &Value) -> Result<String> {
 // === rights ===
 
 async fn rights_are_exactly_those_that_are_used(cluster: &Cluster, ns: &Namespace) -> Result<()> {
-    let installed = install(cluster).await?;
-    let tested = used_rights(&installed, ns).await;
-    installed.remove().await?;
-    tested
+    while_installed(cluster, async |installed| used_rights(installed, ns).await).await
 }
 
 async fn used_rights(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
@@ -410,8 +414,7 @@ fn granted() -> Result<BTreeSet<String>> {
 // === gone, and back ===
 
 async fn pods_are_created_again_after_uninstall_with_the_manager_gone(cluster: &Cluster, ns: &Namespace) -> Result<()> {
-    let installed = install(cluster).await?;
-    let tested = async {
+    let test = async |installed: &Installed<'_>| {
         let manager = installed.ready("gone").await?;
         a_set(cluster, ns).await?;
         manager.process.kill();
@@ -428,15 +431,12 @@ async fn pods_are_created_again_after_uninstall_with_the_manager_gone(cluster: &
             Ok(!sidecarsets(cluster).list(&ListParams::default()).await?.items.is_empty())
         })
         .await
-    }
-    .await;
-    installed.remove().await?;
-    tested
+    };
+    while_installed(cluster, test).await
 }
 
 async fn a_cluster_that_was_stopped_whole_heals_by_itself(cluster: &Cluster, ns: &Namespace) -> Result<()> {
-    let installed = install(cluster).await?;
-    let tested = async {
+    let test = async |installed: &Installed<'_>| {
         let manager = installed.ready("before").await?;
         a_set(cluster, ns).await?;
         manager.process.kill();
@@ -454,16 +454,13 @@ async fn a_cluster_that_was_stopped_whole_heals_by_itself(cluster: &Cluster, ns:
         println!("healed {:.1} s after everything was stopped", started.elapsed().as_secs_f64());
         ensure!(containers(&pod) == ["proxy", "app"], "it has {:?}", containers(&pod));
         Ok(())
-    }
-    .await;
-    installed.remove().await?;
-    tested
+    };
+    while_installed(cluster, test).await
 }
 
 /// As after a clock that was set thirteen months ahead: the CA lasts, the leaf has long ended.
 async fn certificates_of_thirteen_months_ago_refuse_nobody(cluster: &Cluster, ns: &Namespace) -> Result<()> {
-    let installed = install(cluster).await?;
-    let tested = async {
+    let test = async |installed: &Installed<'_>| {
         let made = now() - SignedDuration::from_hours(13 * 30 * 24);
         let old = old_certificates(made)?;
         let secrets: Api<Secret> = Api::namespaced(cluster.client(), NAMESPACE);
@@ -479,10 +476,8 @@ async fn certificates_of_thirteen_months_ago_refuse_nobody(cluster: &Cluster, ns
         let renewals = log.matches("the certificates took a step").count();
         ensure!(renewals == 1, "{renewals} renewals:\n{log}");
         Ok(())
-    }
-    .await;
-    installed.remove().await?;
-    tested
+    };
+    while_installed(cluster, test).await
 }
 
 #[expect(clippy::disallowed_methods, reason = "certificates are judged by the clock of the machine")]
@@ -678,10 +673,7 @@ async fn nobody_is_refused_and_nothing_is_missed_while_everything_is_disturbed(
     cluster: &Cluster,
     ns: &Namespace,
 ) -> Result<()> {
-    let installed = install(cluster).await?;
-    let tested = disturbed(&installed, ns).await;
-    installed.remove().await?;
-    tested
+    while_installed(cluster, async |installed| disturbed(installed, ns).await).await
 }
 
 async fn disturbed(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt as _};
+use outrigger::api::names;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::facts::is_ready;
 use crate::harness::{Cluster, Namespace, Stop, Test, alone, eventually, until};
 
-const NAMESPACE: &str = "kruise-system";
+const NAMESPACE: &str = names::DEFAULT_NAMESPACE;
 const DEPLOYMENT: &str = "outrigger-manager";
 const IMAGE: &str = "target/image/outrigger.tar";
 
