@@ -33,6 +33,7 @@ pub mod cluster;
 pub mod controllers;
 pub mod convert;
 pub mod crds;
+pub mod cri;
 pub mod edits;
 pub mod explain;
 pub mod facts;
