@@ -484,7 +484,6 @@ pub struct AuthConfig {
     pub registry_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
-#[prost(skip_debug)]
 pub struct PullImageRequest {
     /// Spec of the image.
     #[prost(message, optional, tag = "1")]

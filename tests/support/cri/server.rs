@@ -165,9 +165,8 @@ pub mod runtime_service_server {
                     struct VersionSvc<T: RuntimeService>(pub Arc<T>);
                     impl<
                         T: RuntimeService,
-                    > tonic::server::UnaryService<
-                        ::outrigger::cri::v1::VersionRequest,
-                    > for VersionSvc<T> {
+                    > tonic::server::UnaryService<::outrigger::cri::v1::VersionRequest>
+                    for VersionSvc<T> {
                         type Response = ::outrigger::cri::v1::VersionResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
@@ -175,9 +174,7 @@ pub mod runtime_service_server {
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<
-                                ::outrigger::cri::v1::VersionRequest,
-                            >,
+                            request: tonic::Request<::outrigger::cri::v1::VersionRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
@@ -408,9 +405,8 @@ pub mod runtime_service_server {
                     struct ExecSyncSvc<T: RuntimeService>(pub Arc<T>);
                     impl<
                         T: RuntimeService,
-                    > tonic::server::UnaryService<
-                        ::outrigger::cri::v1::ExecSyncRequest,
-                    > for ExecSyncSvc<T> {
+                    > tonic::server::UnaryService<::outrigger::cri::v1::ExecSyncRequest>
+                    for ExecSyncSvc<T> {
                         type Response = ::outrigger::cri::v1::ExecSyncResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
@@ -717,9 +713,8 @@ pub mod image_service_server {
                     struct PullImageSvc<T: ImageService>(pub Arc<T>);
                     impl<
                         T: ImageService,
-                    > tonic::server::UnaryService<
-                        ::outrigger::cri::v1::PullImageRequest,
-                    > for PullImageSvc<T> {
+                    > tonic::server::UnaryService<::outrigger::cri::v1::PullImageRequest>
+                    for PullImageSvc<T> {
                         type Response = ::outrigger::cri::v1::PullImageResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
