@@ -34,6 +34,7 @@ pub mod controllers;
 pub mod convert;
 pub mod crds;
 pub mod cri;
+pub mod daemon;
 pub mod edits;
 pub mod explain;
 pub mod facts;
