@@ -1,4 +1,8 @@
-//! The readiness gate of pods that a workload of apps.kruise.io manages (RG).
+//! The readiness gate of pods that a workload of apps.kruise.io manages (RG), and those who keep such a pod unready:
+//! [`keys`] decides, [`writer`] writes.
+
+pub mod keys;
+pub mod writer;
 
 use crate::api::names;
 use crate::edits::Edits;
@@ -17,4 +21,10 @@ pub fn add_gate(spec: &Spec<'_>, owner: &str, edits: &mut Edits<'_>, facts: &mut
     }
     edits.readiness_gate = Some(names::POD_READY_GATE);
     facts.record(|| Fact::ReadinessGate { gate: names::POD_READY_GATE, owner: owner.to_owned() });
+}
+
+/// Whether a pod, as JSON, has the gate (RDY-2).
+pub fn has_gate(pod: &serde_json::Value) -> bool {
+    let gates = pod["spec"]["readinessGates"].as_array();
+    gates.into_iter().flatten().any(|gate| gate["conditionType"] == names::POD_READY_GATE)
 }

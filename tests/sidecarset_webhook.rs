@@ -25,6 +25,7 @@ use outrigger::api::json::decode;
 use outrigger::api::names;
 use outrigger::api::sidecarset::{SidecarSet, v1alpha1};
 use outrigger::cluster::registration::Cover;
+use outrigger::gates::Gates;
 use outrigger::sidecarset::admit::Stored;
 use outrigger::store::watch::Interruption;
 use outrigger::store::{Objects, Snapshot};
@@ -62,6 +63,12 @@ fn serve(mut routes: Vec<Route>) -> Router {
     router(Webhook { routes, limits: Limits::default(), metrics, shutdown: CancellationToken::default() })
 }
 
+/// A client that nobody asks.
+fn nobody() -> kube::Client {
+    let refuse = |_| std::future::ready(Err::<axum::http::Response<kube::client::Body>, _>("not asked"));
+    kube::Client::new(tower::service_fn(refuse), "default")
+}
+
 fn app() -> Router {
     let objects = objects();
     let snapshot = Arc::new(ArcSwap::from_pointee(objects.snapshot().unwrap()));
@@ -71,6 +78,8 @@ fn app() -> Router {
             cover: Cover::of_all_pods(),
             gate: tokio::sync::watch::channel(1).1,
             interruption: heard(),
+            client: nobody(),
+            gates: Gates::default(),
         }),
         ambient,
     }))

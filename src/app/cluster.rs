@@ -142,6 +142,7 @@ impl Running {
         let (registered, cover) = (registration.registered(), registration.cover());
         let leader = Leader::new(settings.config.clone(), &settings.operator_namespace, &settings.identity);
         let gauges = missed::Gauges::default();
+        let (asked, gates) = (client.clone(), settings.rollout.gates);
 
         let expiry = Arc::clone(&resolver);
         let mut metrics = Metrics::new(bound.counts(), move || expiry.not_after()).with_feed(Arc::clone(&feed_health));
@@ -181,7 +182,7 @@ impl Running {
             tasks.spawn(leader.run(work, stopping.clone()));
         }
 
-        let kinds = Kinds { cover, gate: snapshot_count, interruption };
+        let kinds = Kinds { cover, gate: snapshot_count, interruption, client: asked, gates };
         let webhook = Webhook {
             routes: routes(Sources { snapshot: snapshots, kinds: Some(kinds), ambient }),
             limits: settings.limits.clone(),
