@@ -112,7 +112,11 @@ fn request(get: &Get) -> Result<Request<Empty<Bytes>>, HttpError> {
     let uri: Uri = path.parse().map_err(|error| unusable(&format!("path {path:?}: {error}")))?;
     let host = if get.host.contains(':') { format!("[{}]", get.host) } else { get.host.clone() };
     let authority = format!("{host}:{}", get.port);
-    let mut request = Request::builder().method(Method::GET).uri(uri).body(Empty::new()).map_err(|error| unusable(&error.to_string()))?;
+    let mut request = Request::builder()
+        .method(Method::GET)
+        .uri(uri)
+        .body(Empty::new())
+        .map_err(|error| unusable(&error.to_string()))?;
     let headers = request.headers_mut();
     headers.insert(HOST, HeaderValue::try_from(authority).map_err(|error| unusable(&error.to_string()))?);
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
@@ -120,7 +124,8 @@ fn request(get: &Get) -> Result<Request<Empty<Bytes>>, HttpError> {
     let mut own = Vec::new();
     for (name, value) in &get.headers {
         let bad = || unusable(&format!("header {name:?}"));
-        let (name, value) = (HeaderName::try_from(name).map_err(|_| bad())?, HeaderValue::try_from(value).map_err(|_| bad())?);
+        let (name, value) =
+            (HeaderName::try_from(name).map_err(|_| bad())?, HeaderValue::try_from(value).map_err(|_| bad())?);
         // A header of the hook's own stands in for ours; two of its own are both sent.
         if own.contains(&name) {
             headers.append(name, value);

@@ -75,7 +75,11 @@ impl Became {
 impl Metrics {
     /// Registers everything under the prefix of `registry`. Every series is there from the start.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("recreate_steps", "Steps of ContainerRecreateRequests by kind and result", self.deeds.clone());
+        registry.register(
+            "recreate_steps",
+            "Steps of ContainerRecreateRequests by kind and result",
+            self.deeds.clone(),
+        );
         registry.register("recreate_requests", "Live ContainerRecreateRequests of this node", self.live.clone());
         registry.register("daemon_pods", "Pods of this node", self.pods.clone());
         registry.register("daemon_watch_restarts", "How often a watch broke and began again", self.restarts.clone());

@@ -134,12 +134,11 @@ async fn lead(node: Node) {
     let parts = [requests_part, pods_part];
     let (mut watching, mut news) = shared.watch(&parts);
     let mut workers = Workers { shared: Arc::clone(&shared), tasks: JoinSet::new(), keys: HashMap::new() };
-    let (mut has_requests, mut has_pods) = (false, false);
+    let mut has_pods = false;
     loop {
         tokio::select! {
             told = news.recv() => match told {
                 Some(News::Requests(told)) => {
-                    has_requests |= matches!(told, Told::All(_));
                     shared.take_request(told);
                     if has_pods {
                         workers.follow();
@@ -228,7 +227,8 @@ impl Shared {
         let mut known = self.known();
         match told {
             Told::All(requests) => {
-                let listed: Vec<Arc<Request>> = requests.into_iter().filter_map(|SeenRequest(request)| request).collect();
+                let listed: Vec<Arc<Request>> =
+                    requests.into_iter().filter_map(|SeenRequest(request)| request).collect();
                 let uids: HashMap<&Key, &str> = listed.iter().map(|request| (&request.key, &*request.uid)).collect();
                 let gone = known.requests.values().filter(|request| uids.get(&request.key) != Some(&&*request.uid));
                 let gone: Vec<Arc<Request>> = gone.cloned().collect();
@@ -280,7 +280,7 @@ impl Shared {
         };
         let mut watching = JoinSet::new();
         let path = format!("/apis/{}/containerrecreaterequests", names::V1BETA1);
-        let mine = format!("{}={},{}=true", names::CRR_NODE_NAME, self.node, names::CRR_ACTIVE);
+        let mine = format!("{}={},{}=true", names::RECREATE_NODE, self.node, names::RECREATE_ACTIVE);
         let source = Source::new(OfRequests(line("requests", requests)), path, self.client.clone());
         watching.spawn(source.labelled(&mine).paged(PAGE).follow(sender.clone()));
         let source = Source::new(OfPods(line("pods", pods)), "/api/v1/pods".to_owned(), self.client.clone());
@@ -554,7 +554,8 @@ mod tests {
             assert!(SeenPod::from(garbage.clone()).0.is_none());
             assert!(SeenRequest::from(garbage).0.is_none());
         }
-        let odd = json!({"metadata": {"name": "a"}, "spec": {"containers": [7, null]}, "status": {"containerStatuses": 3}});
+        let odd =
+            json!({"metadata": {"name": "a"}, "spec": {"containers": [7, null]}, "status": {"containerStatuses": 3}});
         assert!(SeenPod::from(odd).0.is_some());
     }
 
