@@ -12,9 +12,15 @@ use std::time::Duration;
 
 use outrigger::cri::detect::{Detector, Pace, Places, Runtimes};
 use outrigger::cri::{self, Client, Metrics, Why, v1};
+use outrigger::daemon::http::{self, Get};
 use outrigger::health::Readiness;
 use rstest::rstest;
-use tokio::sync::watch;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -237,4 +243,101 @@ async fn a_flag_is_the_only_place_that_is_looked_at_dmn_8() {
     assert!(looking.names().is_empty());
     let _mine = Runtime::start(&only, "cri-o");
     until("the runtime", || looking.names() == ["cri-o"]).await;
+}
+
+// === hooks by HTTP ===
+
+/// Answers every connection with `answer`, over TLS if asked to; what was asked is sent away.
+async fn server(answer: &'static str, tls: bool) -> (u16, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, asked) = mpsc::channel(8);
+    let acceptor = tls.then(acceptor);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Some(acceptor) = &acceptor else {
+                reply(stream, answer, &sender).await;
+                continue;
+            };
+            if let Ok(stream) = acceptor.accept(stream).await {
+                reply(stream, answer, &sender).await;
+            }
+        }
+    });
+    (port, asked)
+}
+
+async fn reply(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str, asked: &mpsc::Sender<String>) {
+    let mut head = Vec::new();
+    // A TLS greeting has no blank line; who speaks HTTP answers it anyway.
+    while !head.ends_with(b"\r\n\r\n") && !head.starts_with(&[0x16]) {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    asked.send(String::from_utf8_lossy(&head).into_owned()).await.unwrap();
+    _ = stream.write_all(answer.as_bytes()).await;
+    _ = stream.shutdown().await;
+}
+
+fn acceptor() -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let made = rcgen::generate_simple_self_signed(["elsewhere.example".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+fn hook(port: u16, is_https: bool) -> Get {
+    let headers = [("X-Why", "drain"), ("Authorization", "Bearer secret"), ("Host", "web.example")];
+    Get {
+        is_https,
+        host: "127.0.0.1".to_owned(),
+        port,
+        path: "/drain?fast=1".to_owned(),
+        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+    }
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const LIMIT: Duration = Duration::from_secs(5);
+
+#[rstest]
+#[case::in_the_clear(false)]
+#[case::over_tls_whatever_the_certificate(true)]
+#[tokio::test]
+async fn a_hook_gets_its_path_with_its_headers_crr_57(#[case] tls: bool) {
+    let (port, mut asked) = server(OK, tls).await;
+    http::get(&hook(port, tls), LIMIT).await.unwrap();
+    let asked = asked.recv().await.unwrap().to_ascii_lowercase();
+    assert!(asked.starts_with("get /drain?fast=1 http/1.1\r\n"), "{asked}");
+    for header in ["x-why: drain\r\n", "host: web.example\r\n", "authorization: bearer secret\r\n"] {
+        assert!(asked.contains(header), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn https_that_is_answered_in_the_clear_is_asked_again_so_without_credentials_crr_57() {
+    let (port, mut asked) = server("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", false).await;
+    let error = http::get(&hook(port, true), LIMIT).await.unwrap_err();
+    assert_eq!(error.to_string(), "the answer is 400 Bad Request");
+    asked.recv().await.unwrap();
+    let second = asked.recv().await.unwrap().to_ascii_lowercase();
+    assert!(second.starts_with("get /drain?fast=1") && !second.contains("secret"), "{second}");
+}
+
+#[tokio::test]
+async fn a_hook_that_cannot_be_sent_or_is_not_answered_says_so() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let limit = Duration::from_secs(1);
+    assert_eq!(http::get(&hook(port, false), limit).await.unwrap_err().to_string(), "no answer within 1 s");
+    drop(silent);
+    let error = http::get(&hook(port, false), limit).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("127.0.0.1:{port} cannot be connected: ")), "{error}");
+    let odd = Get { headers: vec![("a b".to_owned(), String::new())], ..hook(port, false) };
+    let error = http::get(&odd, limit).await.unwrap_err().to_string();
+    assert_eq!(error, "the hook's httpGet is not in order: header \"a b\"");
 }
