@@ -12,6 +12,7 @@
 //! is in the statuses of requests; a process that is killed is followed by one that goes on from there.
 
 pub mod events;
+pub mod hook;
 pub mod http;
 pub mod metrics;
 mod node;
