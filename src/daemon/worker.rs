@@ -10,7 +10,7 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::core::Request as KubeRequest;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -24,7 +24,7 @@ use crate::app::now;
 use crate::cluster::{CallError, FIELD_OWNER, call};
 use crate::cri::detect::Runtimes;
 use crate::cri::{self, Client, STOP_SLACK, v1};
-use crate::recreate::{self, Instance, Seen, State, Step, Underway};
+use crate::recreate::{self, Instance, State, Step, Underway};
 
 /// The first and the longest wait between two attempts; jitter is added.
 const DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -59,6 +59,14 @@ pub(super) struct Worker {
     left: JoinSet<()>,
     /// What a dry run last told.
     told: String,
+}
+
+/// Why no runtime can be asked.
+enum Missing {
+    /// It may come.
+    ForNow(String),
+    /// It will not.
+    ForGood(String),
 }
 
 /// A hook or stop that ended.
@@ -121,76 +129,77 @@ impl Worker {
         if self.deeds.is_empty() && self.shared.is_over(&self.pod) {
             return Next::End;
         }
-        let objects: Vec<&Value> = requests.iter().map(|request| &request.object).collect();
-        let (chosen, pending) = recreate::choose(&objects);
-        for at in pending {
-            let patch = json!({
-                "metadata": {"resourceVersion": &*requests[at].version},
-                "status": {"phase": "Pending"},
-            });
-            match self.patch(&requests[at], &patch).await {
+        let read: Vec<recreate::Request> =
+            requests.iter().map(|request| recreate::Request::read(&request.object)).collect();
+        let pod = self.shared.pod(&self.pod).and_then(|pod| serde_json::from_str::<Value>(&pod.text).ok());
+        let seen = pod.as_ref().map(recreate::Pod::read);
+        let choice = recreate::choose(&read, seen.as_ref().map(|pod| pod.uid.as_str()), &self.underway);
+        let whole = |of: &recreate::Request| requests.iter().find(|request| *request.uid == *of.uid).cloned();
+        for waiting in choice.told {
+            let Some(request) = whole(waiting) else { continue };
+            match self.patch(&request, &recreate::queued(waiting)).await {
                 Next::Look => {}
                 other => return other,
             }
         }
-        let Some(request) = chosen.map(|at| Arc::clone(&requests[at])) else {
+        let Some((chosen, request)) = choice.chosen.and_then(|chosen| Some((chosen, whole(chosen)?))) else {
             return Next::Rest(RESYNC);
         };
-        let pod = self.shared.pod(&self.pod).and_then(|pod| serde_json::from_str::<Value>(&pod.text).ok());
-        let client = self.runtime_of(&request);
-        let instances = match &client {
-            Ok(client) => instances(client, &request).await,
-            Err(why) => Err(why.clone()),
+        let client = match self.runtime_of(chosen) {
+            Ok(client) => client,
+            // CRR-28.
+            Err(Missing::ForGood(why)) if chosen.is_live() => {
+                return self.patch(&request, &recreate::no_runtime(chosen, &why, now())).await;
+            }
+            Err(Missing::ForGood(_)) => return Next::Rest(RESYNC),
+            Err(Missing::ForNow(why)) => {
+                self.warn(&request, "the container runtime cannot be asked; tried again", &why);
+                return Next::Retry;
+            }
         };
-        let seen =
-            Seen { runtime: instances.as_deref().map_err(String::as_str), pod: pod.as_ref(), underway: &self.underway };
-        let step = recreate::step(&request.object, &seen, now());
-        if self.shared.is_dry_run && !matches!(step, Step::Rest { .. }) {
+        let instances = match instances(&client, &request).await {
+            Ok(instances) => instances,
+            Err(error) => {
+                self.warn(&request, "the container runtime cannot be asked; tried again", &error);
+                return Next::Retry;
+            }
+        };
+        let before = self.shared.is_dry_run.then(|| self.underway.clone());
+        let step = recreate::step(chosen, seen.as_ref(), &instances, &mut self.underway, now());
+        if let Some(before) = before
+            && !matches!(step, Step::Rest { .. })
+        {
+            self.underway = before;
             return self.tell(&request, &step);
         }
         match step {
-            Step::Rest { wake } => match instances {
-                Ok(_) => Next::Rest(wake.map_or(RESYNC, |wake| wake.min(RESYNC))),
-                Err(error) => {
-                    self.warn(&request, "the container runtime cannot be asked; tried again", &error);
-                    Next::Retry
-                }
-            },
-            Step::Patch(patch) => self.patch(&request, &patch).await,
+            Step::Rest { wake } => Next::Rest(wake.map_or(RESYNC, |wake| wake.min(RESYNC))),
+            Step::Write(patch) => self.patch(&request, &patch).await,
             Step::Hook { container, id, hook, limit } => {
-                let Ok(client) = client else { return Next::Retry };
                 self.killing(&request, &container, &id);
-                self.underway.hooks.insert(id.clone(), None);
                 let pod = pod.unwrap_or_default();
                 self.hook(client, request, container, id, &hook, &pod, limit);
                 Next::Look
             }
             Step::Stop { container, id, grace } => {
-                let Ok(client) = client else { return Next::Retry };
                 self.killing(&request, &container, &id);
-                self.underway.stops.insert(id.clone(), None);
                 self.stop(client, request, container, id, grace);
                 Next::Look
             }
         }
     }
 
-    /// The runtime whose name all containers of a request are of (CRR-28).
-    fn runtime_of(&self, request: &Request) -> Result<Client, String> {
-        let containers = request.object["spec"]["containers"].as_array();
-        let ids = containers.into_iter().flatten().map(|wanted| wanted["statusContext"]["containerID"].as_str());
-        let mut names = ids.map(|id| id.and_then(|id| id.split_once("://")).map(|(name, _)| name));
-        let Some(Some(name)) = names.next() else {
-            return Err("failed to find runtime service: no containerID".to_owned());
-        };
-        if names.any(|other| other != Some(name)) {
-            return Err("failed to find runtime service: several runtimes".to_owned());
-        }
+    /// The runtime that has all containers of a request (CRR-28).
+    fn runtime_of(&self, request: &recreate::Request) -> Result<Client, Missing> {
+        let name = recreate::runtime(request).map_err(Missing::ForGood)?;
         let runtimes = self.runtimes.borrow();
-        let runtime = runtimes.named(name).ok_or_else(|| {
-            runtimes.missing().unwrap_or_else(|| format!("no container runtime of this node is {name}"))
-        })?;
-        Ok(runtime.client.clone())
+        if let Some(runtime) = runtimes.named(name) {
+            return Ok(runtime.client.clone());
+        }
+        Err(runtimes.missing().map_or_else(
+            || Missing::ForGood(format!("failed to find runtime service: no container runtime of this node is {name}")),
+            Missing::ForNow,
+        ))
     }
 
     /// Writes the status of a request (DMN-20: nothing else is written). It is decided anew upon what the API server
@@ -361,11 +370,10 @@ impl Worker {
                 self.event(&request, &container, &id, "FailedPreStopHook", message);
             }
         }
-        let result = Some(error.map_or(Ok(()), Err));
         match deed {
-            Deed::Hook => self.underway.hooks.insert(id, result),
-            _ => self.underway.stops.insert(id, result),
-        };
+            Deed::Hook => self.underway.hook_over(now()),
+            _ => self.underway.stop_over(error.map_or(Ok(()), Err), now()),
+        }
     }
 
     /// Says what would be done, once.
@@ -412,7 +420,6 @@ fn instance(status: &v1::ContainerStatus) -> Option<Instance> {
         id: status.id.clone(),
         created_at: status.created_at,
         started_at: status.started_at,
-        finished_at: status.finished_at,
         state: match status.state() {
             v1::ContainerState::ContainerCreated => State::Created,
             v1::ContainerState::ContainerRunning => State::Running,
@@ -420,7 +427,6 @@ fn instance(status: &v1::ContainerStatus) -> Option<Instance> {
             v1::ContainerState::ContainerUnknown => State::Unknown,
         },
         restart_count: restarts.unwrap_or_default(),
-        exit_code: status.exit_code,
     })
 }
 
