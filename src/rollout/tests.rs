@@ -455,6 +455,27 @@ fn a_container_that_was_restarted_before_its_node_looked_is_no_completion() {
     assert_eq!(world.counts(), "1/1/0/0");
 }
 
+/// Two sidecars; the reference wrote `tail:1-again`, which the runtime reports as `tail:1`.
+#[test]
+fn what_is_through_is_forgotten_before_the_time_that_tells_so_moves_w_9() {
+    let mut spec = cold();
+    spec["containers"].as_array_mut().unwrap().push(json!({"name": "tail", "image": "tail:1-again"}));
+    let mut world = world(spec, &["a"]);
+    let tail = world.status_of("a", "tail");
+    tail["image"] = json!("docker.io/library/tail:1");
+    let state = json!({"log-agent": {"revision": "x", "updateTimestamp": "2026-01-01T00:00:00Z",
+        "lastContainerStatuses": {"tail": {"imageID": tail["imageID"]}}}});
+    world.pod("a")["metadata"]["annotations"][names::INPLACE_UPDATE_STATE] = json!(state.to_string());
+    world.later(3600);
+    assert_eq!(world.counts(), "1/1/1/1");
+    world.image("agent:2");
+    assert_eq!(world.reconcile(), updates(&["a"]));
+    let state = world.annotation("a", names::INPLACE_UPDATE_STATE);
+    assert!(state.contains("agent") && !state.contains("tail"), "{state}");
+    world.kubelet();
+    assert_eq!(world.counts(), "1/1/1/1");
+}
+
 // === not upgradable ===
 
 fn with_env() -> Value {
@@ -766,6 +787,8 @@ fn a_new_empty_image_keeps_to_partition_and_budget_w_11() {
         written.into_iter().filter(|(step, _)| *step == Step::Refresh).map(|(_, pod)| pod).collect()
     };
     assert_eq!(refreshed(world.reconcile()), ["d"]);
+    let revision = format!(r#""revision":"{}""#, world.set.metadata.annotations[names::HASH]);
+    assert!(world.annotation("d", names::INPLACE_UPDATE_STATE).contains(&revision), "CTL-23");
     assert_eq!(refreshed(world.reconcile()), [""; 0]);
     world.kubelet();
     assert_eq!(refreshed(world.reconcile()), ["c"]);
