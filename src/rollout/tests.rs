@@ -406,6 +406,19 @@ fn garbage_in_annotations_stops_nothing() {
 }
 
 #[test]
+fn no_more_is_put_into_words_than_is_wanted_and_nothing_else_changes() {
+    let mut world = world(cold(), &["a", "b", "c"]);
+    world.strategy(json!({"maxUnavailable": "100%"}));
+    world.image("agent:2");
+    let all = world.plan();
+    world.at_most = 2;
+    let some = world.plan();
+    assert_eq!((all.writes.len(), all.is_cut, some.is_cut), (3, false, true));
+    assert_eq!(some.writes, all.writes[..2]);
+    assert_eq!((some.verdicts, some.status), (all.verdicts, all.status));
+}
+
+#[test]
 fn foreign_members_of_the_state_stay_ctl_23() {
     let mut world = world(cold(), &["a"]);
     let before = r#"{"mesh":{"revision":"x","lastContainerStatuses":{}},"log-agent":{"updateImages":true,"revision":"old",
