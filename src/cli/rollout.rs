@@ -360,6 +360,7 @@ impl Cluster {
             held: &|_| false,
             now: crate::app::now(),
             gates: Gates::default(),
+            at_most: 0,
             revisions: &self.former(set, live.uid()).await,
         });
         Ok((plan, pods))
