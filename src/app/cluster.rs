@@ -32,7 +32,7 @@ use crate::cluster::missed;
 use crate::cluster::registration::scope::{self, Terms};
 use crate::cluster::registration::{self, Registration};
 use crate::cluster::trust::Published;
-use crate::controllers::sidecarset;
+use crate::controllers::{pods, sidecarset};
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
 use crate::store::watch::Feed;
@@ -149,6 +149,8 @@ impl Running {
         gauges.register(metrics.registry());
         let rollout_metrics = sidecarset::metrics::Metrics::default();
         rollout_metrics.register(metrics.registry());
+        let pods_metrics = pods::Metrics::default();
+        pods_metrics.register(metrics.registry());
         let metrics = Arc::new(metrics);
 
         // The server's end is the process's end: until then probes and metrics answer.
@@ -174,9 +176,10 @@ impl Running {
             let known = sidecarset::Known { snapshots: Arc::clone(&snapshots), published: snapshot_count.clone() };
             let work = move |stop: CancellationToken| {
                 let (client, settings, metrics) = (client.clone(), settings.rollout.clone(), rollout_metrics.clone());
-                let rollout = sidecarset::run(client.clone(), known.clone(), settings, metrics, stop.clone());
-                let missed = missed::run(client, missed_settings.clone(), gauges.clone(), stop);
-                async { _ = tokio::join!(rollout, missed) }
+                let mut hub = pods::Hub::new(client.clone(), pods_metrics.clone());
+                let rollout = sidecarset::run(client.clone(), known.clone(), settings, metrics, &mut hub, stop.clone());
+                let missed = missed::run(client, missed_settings.clone(), gauges.clone(), stop.clone());
+                async { _ = tokio::join!(hub.run(stop), rollout, missed) }
             };
             tasks.spawn(leader.run(work, stopping.clone()));
         }
