@@ -10,5 +10,8 @@
 //! ```
 
 pub mod events;
+pub mod launch;
 pub mod pods;
+pub mod queue;
+pub mod readiness;
 pub mod sidecarset;

@@ -32,7 +32,7 @@ use crate::cluster::missed;
 use crate::cluster::registration::scope::{self, Terms};
 use crate::cluster::registration::{self, Registration};
 use crate::cluster::trust::Published;
-use crate::controllers::{pods, sidecarset};
+use crate::controllers::{launch, pods, readiness, sidecarset};
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
 use crate::store::watch::Feed;
@@ -151,6 +151,9 @@ impl Running {
         rollout_metrics.register(metrics.registry());
         let pods_metrics = pods::Metrics::default();
         pods_metrics.register(metrics.registry());
+        let (launch_metrics, readiness_metrics) = (launch::metrics::Metrics::default(), readiness::Metrics::default());
+        launch_metrics.register(metrics.registry());
+        readiness_metrics.register(metrics.registry());
         let metrics = Arc::new(metrics);
 
         // The server's end is the process's end: until then probes and metrics answer.
@@ -178,8 +181,11 @@ impl Running {
                 let (client, settings, metrics) = (client.clone(), settings.rollout.clone(), rollout_metrics.clone());
                 let mut hub = pods::Hub::new(client.clone(), pods_metrics.clone());
                 let rollout = sidecarset::run(client.clone(), known.clone(), settings, metrics, &mut hub, stop.clone());
+                let settings = launch::Settings::default();
+                let launch = launch::run(client.clone(), settings, launch_metrics.clone(), &mut hub, stop.clone());
+                let readiness = readiness::run(client.clone(), readiness_metrics.clone(), &mut hub, stop.clone());
                 let missed = missed::run(client, missed_settings.clone(), gauges.clone(), stop.clone());
-                async { _ = tokio::join!(hub.run(stop), rollout, missed) }
+                async { _ = tokio::join!(hub.run(stop), rollout, launch, readiness, missed) }
             };
             tasks.spawn(leader.run(work, stopping.clone()));
         }

@@ -10,6 +10,7 @@ mod harness;
 mod crds;
 mod explain;
 mod facts;
+mod launch;
 mod manager;
 mod missed;
 mod registration;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         crds::tests(),
         registration::tests(),
         explain::tests(),
+        launch::tests(),
         manager::tests(),
         missed::tests(),
         rollout::tests(),
