@@ -223,6 +223,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::facts::Everything;
 
     #[rstest]
     #[case::nothing("", "empty")]
@@ -234,5 +235,21 @@ mod tests {
         let error = LaunchError::Priority { container: "app".to_owned(), shape: Shape::of(value) }.to_string();
         assert!(error.contains(words), "{error}");
         assert!(value.len() < 2 || !error.contains(value), "{error}");
+    }
+
+    #[rstest]
+    #[case::fits(245, false)]
+    #[case::too_long(246, true)]
+    fn a_pod_whose_barrier_could_have_no_name_is_refused_lp_23(#[case] length: usize, #[case] is_refused: bool) {
+        let document = serde_json::json!({
+            "metadata": {"name": "n".repeat(length), "annotations": {names::LAUNCH_PRIORITY: names::LAUNCH_PRIORITY_ORDERED}},
+            "spec": {"containers": [{"name": "a"}, {"name": "b"}]},
+        });
+        let document = document.to_string();
+        let pod = Pod::parse(&document).unwrap();
+        let annotations = pod.metadata.annotations().unwrap();
+        let own = pod.spec().unwrap().containers.as_deref().unwrap_or_default();
+        let ordered = order(&pod.metadata, &annotations, own, &mut Edits::default(), 0, &mut Everything::default());
+        assert_eq!(matches!(ordered, Err(LaunchError::TooLong { length: 246 })), is_refused);
     }
 }

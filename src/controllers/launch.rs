@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
@@ -239,26 +239,23 @@ impl Shared {
         let Some(case) = waiting.get_mut(key).filter(|case| case.pod.uid == pod.uid) else { return };
         case.is_blockage_told |= is_blockage_told;
         let now = Instant::now();
-        let due = match result {
-            Ok(Outcome { pod, released, touched, wake }) => {
-                case.failures = 0;
-                (case.released, case.touched) = (released, touched.or(case.touched));
-                if is_newer(&pod.resource_version, &case.pod.resource_version) {
-                    *case = case.clone().with(Arc::unwrap_or_clone(pod), now);
-                }
-                if !case.pod.waits() {
-                    waiting.remove(key);
-                    self.metrics.waiting(waiting.len());
-                    return;
-                }
-                let blocked = Some(case.since + self.settings.patience).filter(|_| !case.is_blockage_told);
-                blocked.into_iter().chain(wake.map(|wake| now + wake)).min()
+        let due = if let Ok(Outcome { pod, released, touched, wake }) = result {
+            case.failures = 0;
+            (case.released, case.touched) = (released, touched.or(case.touched));
+            if is_newer(&pod.resource_version, &case.pod.resource_version) {
+                *case = case.clone().with(Arc::unwrap_or_clone(pod), now);
             }
-            Err(_) => {
-                case.failures = case.failures.saturating_add(1);
-                case.released = None;
-                Some(now + delay(case.failures))
+            if !case.pod.waits() {
+                waiting.remove(key);
+                self.metrics.waiting(waiting.len());
+                return;
             }
+            let blocked = Some(case.since + self.settings.patience).filter(|_| !case.is_blockage_told);
+            blocked.into_iter().chain(wake.map(|wake| now + wake)).min()
+        } else {
+            case.failures = case.failures.saturating_add(1);
+            case.released = None;
+            Some(now + delay(case.failures))
         };
         if let Some(due) = due {
             waiting.hasten(key, due);
@@ -274,19 +271,25 @@ impl Shared {
         let mut barrier = self.get(&case.pod).await?;
         for _ in 0..STEPS {
             let pod = &outcome.pod;
-            let touched = outcome.touched.or(case.touched).map(|touched| touched.elapsed());
+            let touched = outcome.touched.or(case.touched);
+            let touched = touched.and_then(|touched| touched.elapsed().try_into().ok());
             match barrier::step(pod, barrier.as_ref(), touched) {
-                Step::Rest(wake) => return Ok(Outcome { released: pod.current(), wake, ..outcome }),
+                Step::Rest(wake) => {
+                    return Ok(Outcome {
+                        released: pod.current(),
+                        wake: wake.map(SignedDuration::unsigned_abs),
+                        ..outcome
+                    });
+                }
                 Step::Await => return Err(Error::Going(barrier::name(&pod.name))),
                 Step::Create(keys) => {
-                    let made =
-                        self.config_maps(pod).create(&PostParams::default(), pod.barrier(&keys).to_string().into());
+                    let made = config_maps(pod).create(&PostParams::default(), pod.barrier(&keys).to_string().into());
                     barrier = self.write(pod, Made::Create, made, &keys).await?;
                 }
                 Step::Add(keys) => {
                     let Some(known) = &barrier else { continue };
                     let patch = Patch::Merge(known.addition(&keys));
-                    let made = self.config_maps(pod).patch(&barrier::name(&pod.name), &params(), &patch);
+                    let made = config_maps(pod).patch(&barrier::name(&pod.name), &params(), &patch);
                     barrier = self.write(pod, Made::Add, made, &keys).await?;
                 }
                 Step::Clear => {
@@ -297,7 +300,7 @@ impl Shared {
                     }
                     let preconditions = Preconditions { uid: Some(stale.uid.clone()), resource_version: None };
                     let params = DeleteParams::default().preconditions(preconditions);
-                    let made = self.config_maps(pod).delete(&barrier::name(&pod.name), &params);
+                    let made = config_maps(pod).delete(&barrier::name(&pod.name), &params);
                     _ = self.write(pod, Made::Clear, made, &stale.keys).await?;
                     barrier = self.get(pod).await?;
                 }
@@ -311,18 +314,10 @@ impl Shared {
         Err(Error::Restless(barrier::name(&case.pod.name)))
     }
 
-    fn config_maps(&self, pod: &Pod) -> Request {
-        Request::new(format!("/api/v1/namespaces/{}/configmaps", pod.namespace))
-    }
-
-    fn pods(&self, pod: &Pod) -> Request {
-        Request::new(format!("/api/v1/namespaces/{}/pods", pod.namespace))
-    }
-
     /// The barrier as it is; `None` when there is none.
     async fn get(&self, pod: &Pod) -> Result<Option<Barrier>, Error> {
         let name = barrier::name(&pod.name);
-        let request = self.config_maps(pod).get(&name, &GetParams::default());
+        let request = config_maps(pod).get(&name, &GetParams::default());
         match self.ask(request).await {
             Ok(answer) => Ok(Some(Barrier::read(&answer))),
             Err(error) if error.code() == Some(404) => Ok(None),
@@ -356,7 +351,7 @@ impl Shared {
     /// Annotates the pod; `None` when it is gone.
     async fn mark(&self, pod: &Pod, mark: Mark) -> Result<Option<Pod>, Error> {
         let patch = Patch::Merge(mark.patch(pod));
-        let request = self.pods(pod).patch(&pod.name, &params(), &patch).map_err(kube::Error::BuildRequest);
+        let request = pods(pod).patch(&pod.name, &params(), &patch).map_err(kube::Error::BuildRequest);
         let answer = call(async { self.client.request_text(request?).await }).await;
         let made = if mark.is_completed { Made::Complete } else { Made::Touch };
         self.metrics.wrote(made, &answer);
@@ -372,7 +367,7 @@ impl Shared {
     async fn is_there(&self, pod: &Pod) -> Result<bool, Error> {
         // A list of one, which asks for no further right.
         let params = ListParams::default().fields(&format!("metadata.name={}", pod.name));
-        let list = self.ask(self.pods(pod).list(&params)).await.map_err(|error| Error::Pod("read", error))?;
+        let list = self.ask(pods(pod).list(&params)).await.map_err(|error| Error::Pod("read", error))?;
         Ok(list["items"][0]["metadata"]["uid"] == *pod.uid)
     }
 
@@ -407,6 +402,14 @@ impl Shared {
             tracing::debug!(ns, name, reason, %error, "an event cannot be written");
         }
     }
+}
+
+fn config_maps(pod: &Pod) -> Request {
+    Request::new(format!("/api/v1/namespaces/{}/configmaps", pod.namespace))
+}
+
+fn pods(pod: &Pod) -> Request {
+    Request::new(format!("/api/v1/namespaces/{}/pods", pod.namespace))
 }
 
 fn params() -> PatchParams {

@@ -134,14 +134,12 @@ impl Shared {
         };
         self.metrics.writes.get_or_create(&[("result", result)]).inc();
         let mut waiting = self.waiting.lock();
-        let is_same = |waiting: &&mut Case| *waiting.uid == *case.uid && *waiting.version == *case.version;
+        let is_same = |waiting: &mut Case| *waiting.uid == *case.uid && *waiting.version == *case.version;
+        let is_known = waiting.get_mut(key).is_some_and(is_same);
         match (result, answer) {
             // A newer copy is told, or was: it is judged anew.
-            ("done" | "conflict" | "gone", _) => {
-                if waiting.get_mut(key).filter(is_same).is_some() {
-                    waiting.remove(key);
-                }
-            }
+            ("done" | "conflict" | "gone", _) if is_known => waiting.remove(key),
+            ("done" | "conflict" | "gone", _) => {}
             (_, Err(error)) => {
                 let (ns, name) = (&*key.namespace, &*key.name);
                 tracing::warn!(ns, name, %error, "the readiness gate of a pod cannot be opened; tried again");

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::api::names;
@@ -20,7 +20,7 @@ const KEY_PREFIX: &str = "p_";
 const TOUCHES: u8 = 2;
 /// When the kubelet should have started a container after a touch. It hears of the pod and of the barrier in two ways,
 /// and the pod may be faster.
-pub const TOUCH_AGAIN: Duration = Duration::from_secs(2);
+pub const TOUCH_AGAIN: SignedDuration = SignedDuration::from_secs(2);
 
 /// A pod, as far as the order of its containers goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub struct Owner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing, until the pod changes or this time is over.
-    Rest(Option<Duration>),
+    Rest(Option<SignedDuration>),
     /// The barrier is made with these keys.
     Create(BTreeSet<String>),
     /// These keys are added to the barrier.
@@ -340,7 +340,7 @@ impl std::str::FromStr for Touch {
 
 /// What is to be done for a pod that [waits](Pod::waits), its barrier being as it is. `touched` is how long ago this
 /// process last wrote to the pod, if it did.
-pub fn step(pod: &Pod, barrier: Option<&Barrier>, touched: Option<Duration>) -> Step {
+pub fn step(pod: &Pod, barrier: Option<&Barrier>, touched: Option<SignedDuration>) -> Step {
     if !pod.waits() {
         return Step::Rest(None);
     }
@@ -364,14 +364,13 @@ pub fn step(pod: &Pod, barrier: Option<&Barrier>, touched: Option<Duration>) -> 
 }
 
 /// What is written to a pod whose keys are all there.
-fn mark(pod: &Pod, touched: Option<Duration>) -> Step {
+fn mark(pod: &Pod, touched: Option<SignedDuration>) -> Step {
     let Some(current) = pod.current() else { return Step::Rest(None) };
     let is_completed = !pod.is_completed && pod.lowest() == Some(current);
     // W-45: the kubelet would try again after 10 to 15 seconds.
     let is_held = pod.waiters.iter().any(|waiter| waiter.state == State::Held && pod.may_start(waiter.priority));
     let count = pod.touched.filter(|touch| touch.priority == current).map_or(0, |touch| touch.count);
-    let early =
-        touched.and_then(|touched| TOUCH_AGAIN.checked_sub(touched)).filter(|rest| count > 0 && !rest.is_zero());
+    let early = touched.map(|touched| TOUCH_AGAIN - touched).filter(|rest| count > 0 && rest.is_positive());
     let touch = Touch { priority: current, count: count.saturating_add(1) };
     let touch = Some(touch).filter(|touch| is_held && touch.count <= TOUCHES && early.is_none());
     if is_completed || touch.is_some() {
@@ -539,7 +538,7 @@ fn reference(env: wire::Env, barrier: &str) -> Option<Reference> {
         // Whoever takes no part must not wait for ever.
         None => Reference::Malformed {
             why: format!("the key {key} is not {KEY_PREFIX} and a whole number"),
-            key: Some(key.into()).filter(|key: &Box<str>| !key.is_empty()),
+            key: (!key.is_empty()).then(|| key.as_str().into()),
         },
     })
 }

@@ -244,7 +244,7 @@ fn keys_of_one_priority_go_together_however_they_are_written() {
 #[rstest]
 #[case::at_once(None, None, touch(1, 1))]
 #[case::for_another_group(Some("5 2"), Some(0), touch(1, 1))]
-#[case::just_now(Some("1"), Some(500), Step::Rest(Some(Duration::from_millis(1500))))]
+#[case::just_now(Some("1"), Some(500), Step::Rest(Some(SignedDuration::from_millis(1500))))]
 #[case::long_ago(Some("1"), Some(2000), touch(1, 2))]
 #[case::by_another_process(Some("1"), None, touch(1, 2))]
 #[case::often_enough(Some("1 2"), Some(9000), Step::Rest(None))]
@@ -252,12 +252,12 @@ fn keys_of_one_priority_go_together_however_they_are_written() {
 #[case::garbage_after_a_number(Some("1 300"), None, touch(1, 1))]
 fn the_kubelet_is_told_to_look_again_twice_at_most_w_45(
     #[case] annotation: Option<&str>,
-    #[case] ago: Option<u64>,
+    #[case] ago: Option<i64>,
     #[case] expected: Step,
 ) {
     let touched = json!({"metadata": {"annotations": {names::LAUNCH_RELEASED: annotation}}});
     let pod = with(document(&[("a=1", "held"), ("b=0", "held")]), &touched);
-    assert_eq!(step(&pod, Some(&barrier(&["p_1"])), ago.map(Duration::from_millis)), expected);
+    assert_eq!(step(&pod, Some(&barrier(&["p_1"])), ago.map(SignedDuration::from_millis)), expected);
 }
 
 #[rstest]
