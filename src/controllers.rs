@@ -8,4 +8,5 @@
 //! ```
 
 pub mod events;
+pub mod recreate;
 pub mod sidecarset;

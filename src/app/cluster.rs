@@ -32,7 +32,8 @@ use crate::cluster::missed;
 use crate::cluster::registration::scope::{self, Terms};
 use crate::cluster::registration::{self, Registration};
 use crate::cluster::trust::Published;
-use crate::controllers::sidecarset;
+use crate::controllers::recreate::listener::Listener;
+use crate::controllers::{recreate, sidecarset};
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
 use crate::store::watch::Feed;
@@ -62,6 +63,8 @@ pub struct InCluster {
     pub registration: registration::Settings,
     /// How changes of SidecarSets are rolled out.
     pub rollout: sidecarset::Settings,
+    /// How ContainerRecreateRequests are looked after.
+    pub recreate: recreate::Settings,
     /// Whether this replica stands for election.
     pub elects: bool,
     /// How long requests are still answered after a signal.
@@ -150,6 +153,8 @@ impl Running {
         gauges.register(metrics.registry());
         let rollout_metrics = sidecarset::metrics::Metrics::default();
         rollout_metrics.register(metrics.registry());
+        let recreate_metrics = recreate::metrics::Metrics::default();
+        recreate_metrics.register(metrics.registry());
         let metrics = Arc::new(metrics);
 
         // The server's end is the process's end: until then probes and metrics answer.
@@ -172,12 +177,19 @@ impl Running {
         tasks.spawn(tell_registered(registered, parts.hooks, stopping.clone()));
         if settings.elects {
             let missed_settings = missed::Settings::new(&settings.operator_namespace);
+            let recreate_settings = settings.recreate;
             let known = sidecarset::Known { snapshots: Arc::clone(&snapshots), published: snapshot_count.clone() };
             let work = move |stop: CancellationToken| {
                 let (client, settings, metrics) = (client.clone(), settings.rollout.clone(), rollout_metrics.clone());
                 let rollout = sidecarset::run(client.clone(), known.clone(), settings, metrics, stop.clone());
-                let missed = missed::run(client, missed_settings.clone(), gauges.clone(), stop);
-                async { _ = tokio::join!(rollout, missed) }
+                let listener = Arc::<Listener>::default();
+                let recreate =
+                    recreate::run(client.clone(), listener, recreate_settings, recreate_metrics.clone(), stop.clone());
+                let missed = missed::run(client, missed_settings.clone(), gauges.clone(), stop.clone());
+                async move {
+                    let recreate = async { if gates.daemon { recreate.await } else { stop.cancelled().await } };
+                    _ = tokio::join!(rollout, missed, recreate);
+                }
             };
             tasks.spawn(leader.run(work, stopping.clone()));
         }
