@@ -32,8 +32,7 @@ use crate::cluster::missed;
 use crate::cluster::registration::scope::{self, Terms};
 use crate::cluster::registration::{self, Registration};
 use crate::cluster::trust::Published;
-use crate::controllers::recreate::listener::Listener;
-use crate::controllers::{recreate, sidecarset};
+use crate::controllers::{pods, recreate, sidecarset};
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
 use crate::store::watch::Feed;
@@ -155,6 +154,8 @@ impl Running {
         rollout_metrics.register(metrics.registry());
         let recreate_metrics = recreate::metrics::Metrics::default();
         recreate_metrics.register(metrics.registry());
+        let pods_metrics = pods::Metrics::default();
+        pods_metrics.register(metrics.registry());
         let metrics = Arc::new(metrics);
 
         // The server's end is the process's end: until then probes and metrics answer.
@@ -181,14 +182,20 @@ impl Running {
             let known = sidecarset::Known { snapshots: Arc::clone(&snapshots), published: snapshot_count.clone() };
             let work = move |stop: CancellationToken| {
                 let (client, settings, metrics) = (client.clone(), settings.rollout.clone(), rollout_metrics.clone());
-                let rollout = sidecarset::run(client.clone(), known.clone(), settings, metrics, stop.clone());
-                let listener = Arc::<Listener>::default();
-                let recreate =
-                    recreate::run(client.clone(), listener, recreate_settings, recreate_metrics.clone(), stop.clone());
+                let mut hub = pods::Hub::new(client.clone(), pods_metrics.clone());
+                let rollout = sidecarset::run(client.clone(), known.clone(), settings, metrics, &mut hub, stop.clone());
+                let recreate = gates.daemon.then(|| {
+                    recreate::run(client.clone(), recreate_settings, recreate_metrics.clone(), &mut hub, stop.clone())
+                });
                 let missed = missed::run(client, missed_settings.clone(), gauges.clone(), stop.clone());
                 async move {
-                    let recreate = async { if gates.daemon { recreate.await } else { stop.cancelled().await } };
-                    _ = tokio::join!(rollout, missed, recreate);
+                    let recreate = async {
+                        match recreate {
+                            Some(recreate) => recreate.await,
+                            None => stop.cancelled().await,
+                        }
+                    };
+                    _ = tokio::join!(hub.run(stop.clone()), rollout, recreate, missed);
                 }
             };
             tasks.spawn(leader.run(work, stopping.clone()));

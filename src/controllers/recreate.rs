@@ -10,7 +10,7 @@
 //! has been waiting for its daemon, which begins anew with another leader.
 
 pub mod decide;
-pub mod listener;
+mod listener;
 pub mod metrics;
 mod pass;
 mod queue;
@@ -32,6 +32,7 @@ use self::metrics::Metrics;
 use self::pass::{Pass, pass};
 use self::queue::{Key, Queue};
 use crate::api::names;
+use crate::controllers::pods::Hub;
 use crate::store::watch::{Source, Subject, Told, Trouble};
 
 /// Who reports events.
@@ -75,8 +76,20 @@ impl Default for Settings {
     }
 }
 
-/// Runs until `shutdown`. `listener` is to be told of all pods.
-pub async fn run(
+/// What runs until `shutdown`. It is told of pods by `hub`.
+pub fn run(
+    client: Client,
+    settings: Settings,
+    metrics: Metrics,
+    hub: &mut Hub,
+    shutdown: CancellationToken,
+) -> impl Future<Output = ()> + Send + use<> {
+    let listener = Arc::<Listener>::default();
+    hub.listen(Arc::<Listener>::clone(&listener));
+    lead(client, listener, settings, metrics, shutdown)
+}
+
+async fn lead(
     client: Client,
     listener: Arc<Listener>,
     settings: Settings,

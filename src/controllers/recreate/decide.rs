@@ -10,7 +10,7 @@
 //! Every step is repeated without harm, and each is there on the API server before the next: who is stopped between two of
 //! them leaves the next one to do (CRR-34). A write is for the version of the request that it was decided upon.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;

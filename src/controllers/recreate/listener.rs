@@ -6,10 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::queue::Key;
+use crate::controllers::pods::{self, Told};
 
 /// Told of all pods; remembers the requests of those that have some. What it holds is bounded by the number of requests.
 #[derive(Debug, Default)]
-pub struct Listener {
+pub(super) struct Listener {
     known: Mutex<Known>,
     notify: Notify,
 }
@@ -23,9 +24,19 @@ struct Known {
 
 // === impl Listener ===
 
+impl pods::Listener for Listener {
+    fn told(&self, told: &Told<'_>) {
+        match told {
+            Told::Put { head, .. } | Told::Gone { head } => self.pod(&head.uid),
+            Told::Listing => {}
+            Told::Listed => self.all(),
+        }
+    }
+}
+
 impl Listener {
     /// Wakes the requests of a pod.
-    pub fn pod(&self, uid: &str) {
+    fn pod(&self, uid: &str) {
         let mut known = self.known();
         let Known { by_uid, woken, .. } = &mut *known;
         let Some(keys) = by_uid.get(uid) else { return };
@@ -35,7 +46,7 @@ impl Listener {
     }
 
     /// Wakes all requests: pods may have gone while nobody looked.
-    pub fn all(&self) {
+    fn all(&self) {
         let mut known = self.known();
         let Known { uids, woken, .. } = &mut *known;
         woken.extend(uids.keys().cloned());
