@@ -12,6 +12,7 @@ mod explain;
 mod facts;
 mod manager;
 mod missed;
+mod recreate;
 mod registration;
 mod rollout;
 mod store;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         explain::tests(),
         manager::tests(),
         missed::tests(),
+        recreate::tests(),
         rollout::tests(),
         store::tests(),
     ];
