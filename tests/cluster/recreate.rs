@@ -435,8 +435,8 @@ async fn drained_and_released(world: &World<'_>) -> Result<()> {
     let older = world.read("v1alpha1", "drain").await?;
     ensure!(older["metadata"]["annotations"][HELD].is_string(), "{older:#}");
 
-    let states = json!([{"name": "web", "phase": "Succeeded", "isKilled": true}]);
-    let status = json!({"phase": "Completed", "completionTime": now(), "containerRecreateStates": states});
+    let done = json!([{"name": "web", "phase": "Succeeded", "isKilled": true}]);
+    let status = json!({"phase": "Completed", "completionTime": now(), "containerRecreateStates": done});
     world.daemon("v1beta1", "drain", status).await?;
     world
         .is("it is done", "drain", |request| {

@@ -189,18 +189,18 @@ pub fn decide(input: &Input<'_>) -> Step {
         if rest <= SignedDuration::ZERO {
             return complete(input, End::Deadline, &waiting_for(request, pod));
         }
-        wake = sooner(wake, rest.unsigned_abs());
+        wake = Some(sooner(wake, rest.unsigned_abs()));
     }
     if request.status.phase != "Recreating" {
         return Step::Rest(wake);
     }
-    wake = sooner(wake, input.patience.poll);
+    let wake = sooner(wake, input.patience.poll);
 
     let snapshot = snapshot(request, pod);
     if snapshot != request.status.container_status_snapshot && !snapshot.is_empty() {
         return Step::Snapshot(request.status_patch(json!({"containerStatusSnapshot": snapshot})));
     }
-    drain(input, pod).unwrap_or(Step::Rest(wake))
+    drain(input, pod).unwrap_or(Step::Rest(Some(wake)))
 }
 
 /// CRR-12, CRR-60.
@@ -349,8 +349,8 @@ fn left(whole: Duration, gone: Duration) -> Option<Duration> {
     whole.checked_sub(gone).filter(|rest| !rest.is_zero())
 }
 
-fn sooner(wake: Option<Duration>, other: Duration) -> Option<Duration> {
-    Some(wake.map_or(other, |wake| wake.min(other)))
+fn sooner(wake: Option<Duration>, other: Duration) -> Duration {
+    wake.map_or(other, |wake| wake.min(other))
 }
 
 /// As Kubernetes prints it.

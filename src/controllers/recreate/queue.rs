@@ -45,6 +45,23 @@ struct Entry {
     not_before: Option<Instant>,
 }
 
+// === impl Entry ===
+
+impl Entry {
+    fn new(request: Request, since: Instant) -> Self {
+        Self {
+            request: Arc::new(request),
+            since,
+            due: None,
+            is_running: false,
+            is_woken: false,
+            decided: String::new(),
+            failures: 0,
+            not_before: None,
+        }
+    }
+}
+
 // === impl Key ===
 
 impl Key {
@@ -115,27 +132,14 @@ impl Queue {
             return ended;
         }
         self.count(&request, 1);
-        match self.entries.get_mut(&key) {
-            Some(entry) => {
-                if entry.request.uid != request.uid {
-                    (entry.since, entry.failures, entry.not_before) = (now, 0, None);
-                }
-                let before = std::mem::replace(&mut entry.request, Arc::new(request));
-                self.count(&before, -1);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            if entry.request.uid != request.uid {
+                (entry.since, entry.failures, entry.not_before) = (now, 0, None);
             }
-            None => {
-                let entry = Entry {
-                    request: Arc::new(request),
-                    since: now,
-                    due: None,
-                    is_running: false,
-                    is_woken: false,
-                    decided: String::new(),
-                    failures: 0,
-                    not_before: None,
-                };
-                self.entries.insert(key, entry);
-            }
+            let before = std::mem::replace(&mut entry.request, Arc::new(request));
+            self.count(&before, -1);
+        } else {
+            self.entries.insert(key, Entry::new(request, now));
         }
         ended
     }

@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value, reason = "tables are read more easily without borrows")]
+
 use rstest::rstest;
 
 use super::*;
@@ -51,7 +53,7 @@ fn running(name: &str, id: &str, restarts: i32) -> Value {
 }
 
 const PATIENCE: Patience =
-    Patience { response: Duration::from_secs(60), poll: Duration::from_secs(3), default_ttl: None };
+    Patience { response: Duration::from_mins(1), poll: Duration::from_secs(3), default_ttl: None };
 
 fn input<'a>(request: &'a Request, pod: Looked<'a>) -> Input<'a> {
     Input {
