@@ -5,6 +5,7 @@
 //! store (sets …) ───│─────────────────────────────┴─▶ worker of a set ─▶ rollout::plan ─▶ writer: one PATCH a pod and step
 //!                   │                                      ▲                                 │
 //!                   │                                      └────── the API server's answer ◀─┘
+//!                   ├─▶ recreate: a pod whose containers are to be restarted ─▶ decide ─▶ pass: one step after the other
 //!                   ├─▶ launch: a pod whose containers wait for their turn
 //!                   └─▶ readiness: a pod that waits for its gate
 //! ```
@@ -14,4 +15,5 @@ pub mod launch;
 pub mod pods;
 pub mod queue;
 pub mod readiness;
+pub mod recreate;
 pub mod sidecarset;

@@ -10,6 +10,8 @@ pub struct Gates {
     /// `SidecarSetPatchPodMetadataDefaultsAllowed`, off: SidecarSets may patch any annotation while there is no white list
     /// (SSV-32).
     pub patch_metadata_defaults_allowed: bool,
+    /// `KruiseDaemon`, on: containers are recreated on request (CRR-1).
+    pub daemon: bool,
 }
 
 /// A text that is no list of gates.
@@ -21,7 +23,7 @@ pub struct NotAGate(String);
 
 impl Default for Gates {
     fn default() -> Self {
-        Self { in_place_native_sidecar: true, patch_metadata_defaults_allowed: false }
+        Self { in_place_native_sidecar: true, patch_metadata_defaults_allowed: false, daemon: true }
     }
 }
 
@@ -38,6 +40,7 @@ impl FromStr for Gates {
             match name {
                 "InPlaceUpdateNativeSidecar" => gates.in_place_native_sidecar = value,
                 "SidecarSetPatchPodMetadataDefaultsAllowed" => gates.patch_metadata_defaults_allowed = value,
+                "KruiseDaemon" => gates.daemon = value,
                 _ => {}
             }
         }
@@ -52,11 +55,16 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case::nothing("", true, false)]
-    #[case::both("InPlaceUpdateNativeSidecar=false, SidecarSetPatchPodMetadataDefaultsAllowed=true", false, true)]
-    #[case::those_of_others("PodWebhook=false,InPlaceUpdateNativeSidecar=true", true, false)]
-    fn gates_are_read(#[case] text: &str, #[case] native: bool, #[case] metadata: bool) {
-        let gates = Gates { in_place_native_sidecar: native, patch_metadata_defaults_allowed: metadata };
+    #[case::nothing("", true, false, true)]
+    #[case::all(
+        "InPlaceUpdateNativeSidecar=false, SidecarSetPatchPodMetadataDefaultsAllowed=true,KruiseDaemon=false",
+        false,
+        true,
+        false
+    )]
+    #[case::those_of_others("PodWebhook=false,InPlaceUpdateNativeSidecar=true", true, false, true)]
+    fn gates_are_read(#[case] text: &str, #[case] native: bool, #[case] metadata: bool, #[case] daemon: bool) {
+        let gates = Gates { in_place_native_sidecar: native, patch_metadata_defaults_allowed: metadata, daemon };
         assert_eq!(text.parse(), Ok(gates));
     }
 

@@ -1,4 +1,8 @@
-//! The readiness gate of pods that a workload of apps.kruise.io manages (RG), and who is to open it first (PR-1).
+//! The readiness gate of pods that a workload of apps.kruise.io manages (RG), who is to open it first (PR-1), and those
+//! who keep such a pod unready: [`keys`] decides, [`writer`] writes.
+
+pub mod keys;
+pub mod writer;
 
 use serde::Deserialize;
 
@@ -19,6 +23,12 @@ pub fn add_gate(spec: &Spec<'_>, owner: &str, edits: &mut Edits<'_>, facts: &mut
     }
     edits.readiness_gate = Some(names::POD_READY_GATE);
     facts.record(|| Fact::ReadinessGate { gate: names::POD_READY_GATE, owner: owner.to_owned() });
+}
+
+/// Whether a pod, as JSON, has the gate (RDY-2).
+pub fn has_gate(pod: &serde_json::Value) -> bool {
+    let gates = pod["spec"]["readinessGates"].as_array();
+    gates.into_iter().flatten().any(|gate| gate["conditionType"] == names::POD_READY_GATE)
 }
 
 /// Whether a pod, as the API server's JSON, has the gate and no condition for it (PR-1). Of one that cannot be read,

@@ -67,6 +67,19 @@ pub const SYNC_STATUSES: &str = "crr.apps.kruise.io/sync-container-statuses";
 /// CRR annotation, v1alpha1: since when the pod is kept unready (CONV-CRR-3). Also a finalizer, of both versions (API-64).
 pub const UNREADY_ACQUIRED: &str = "crr.apps.kruise.io/unready-acquired";
 
+/// CRR label: UID of the pod, so that one of the same name that comes later is told apart (CRR-40).
+pub const RECREATE_POD_UID: &str = "crr.apps.kruise.io/pod-uid";
+/// CRR label: node of the pod, by which its daemon watches (CRR-40).
+pub const RECREATE_NODE: &str = "crr.apps.kruise.io/node-name";
+/// CRR label: `"true"` until the request has ended (CRR-40).
+pub const RECREATE_ACTIVE: &str = "crr.apps.kruise.io/active";
+/// Label of a Node, and of a CRR for a pod on it: what kind of node it is (CRR-41).
+pub const NODE_TYPE: &str = "type";
+/// The one value of [`NODE_TYPE`] that is copied to a CRR.
+pub const VIRTUAL_KUBELET: &str = "virtual-kubelet";
+/// Pod condition: its sidecars were ended after its other containers (CRR-28).
+pub const SIDECAR_TERMINATED: &str = "SidecarTerminated";
+
 /// ConfigMap with settings of the operator (SSV-30).
 pub const CONFIGURATION: &str = "kruise-configuration";
 /// Its key with the annotations that `patchPodMetadata` may touch (SSV-30).

@@ -13,6 +13,7 @@ mod facts;
 mod launch;
 mod manager;
 mod missed;
+mod recreate;
 mod registration;
 mod rollout;
 mod store;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         launch::tests(),
         manager::tests(),
         missed::tests(),
+        recreate::tests(),
         rollout::tests(),
         store::tests(),
     ];
