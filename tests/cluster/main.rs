@@ -13,8 +13,10 @@ mod crds;
 mod daemon;
 mod explain;
 mod facts;
+mod launch;
 mod manager;
 mod missed;
+mod recreate;
 mod registration;
 mod rollout;
 mod store;
@@ -31,8 +33,10 @@ fn main() -> ExitCode {
         registration::tests(),
         explain::tests(),
         daemon::tests(),
+        launch::tests(),
         manager::tests(),
         missed::tests(),
+        recreate::tests(),
         rollout::tests(),
         store::tests(),
     ];
