@@ -1,6 +1,7 @@
 //! The command line: subcommands and every flag. Each subcommand has a file of its own below.
 
 mod crds;
+mod daemon;
 mod explain;
 mod inject;
 mod manager;
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// Serve the webhook for pods.
     Manager(Box<manager::Args>),
+    /// Serve one node: restart containers of its pods on request.
+    Daemon(daemon::Args),
     /// Check a directory of manifests without serving: one line an error, exit 0 or 1.
     Validate(validate::Args),
     /// Show what would happen to pods, without a cluster.
@@ -52,6 +55,7 @@ pub fn run() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let ran = match parse().command {
         Command::Manager(args) => manager::run(*args),
+        Command::Daemon(args) => daemon::run(args),
         Command::Validate(args) => validate::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Crds(args) => crds::run(&args),

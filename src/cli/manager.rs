@@ -138,7 +138,7 @@ enum CertSource {
 }
 
 /// An address as the reference's flags take it: `:8000` is every address.
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = text.strip_prefix(':') {
         let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
         return Ok(SocketAddr::new(everywhere(), port));
@@ -292,7 +292,7 @@ async fn from_files(manifests: PathBuf, args: Args) -> anyhow::Result<ExitCode> 
 }
 
 /// Runs until it ends by itself, or is told to by a signal.
-async fn until_signalled<F: Future>(run: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<F::Output> {
+pub(super) async fn until_signalled<F: Future>(run: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<F::Output> {
     let shutdown = CancellationToken::new();
     let mut running = std::pin::pin!(run(shutdown.clone()));
     tokio::select! {

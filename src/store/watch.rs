@@ -507,6 +507,26 @@ impl<S: Subject> Source<S> {
         Self { subject, line: Line::new(path, client) }
     }
 
+    /// Only those with these labels.
+    pub(crate) fn labelled(mut self, selector: &str) -> Self {
+        let selector = Some(selector.to_owned());
+        (self.lists.label_selector, self.watches.label_selector) = (selector.clone(), selector);
+        self
+    }
+
+    /// Only those with these fields.
+    pub(crate) fn having(mut self, selector: &str) -> Self {
+        let selector = Some(selector.to_owned());
+        (self.lists.field_selector, self.watches.field_selector) = (selector.clone(), selector);
+        self
+    }
+
+    /// Lists in pages of this length, for who has little memory.
+    pub(crate) fn paged(mut self, length: u32) -> Self {
+        self.lists.limit = Some(length);
+        self
+    }
+
     /// Lists and watches, and begins again whatever happens, until nobody takes the changes any more.
     pub(crate) async fn follow(self, changes: mpsc::Sender<S::Change>) {
         let mut channel = Channel { subject: self.subject, changes, listed: Vec::new() };

@@ -6,8 +6,11 @@
 
 #[path = "../support/cluster/mod.rs"]
 mod harness;
+#[path = "../support/cri/mod.rs"]
+mod runtime;
 
 mod crds;
+mod daemon;
 mod explain;
 mod facts;
 mod manager;
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         crds::tests(),
         registration::tests(),
         explain::tests(),
+        daemon::tests(),
         manager::tests(),
         missed::tests(),
         recreate::tests(),
