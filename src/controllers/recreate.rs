@@ -26,13 +26,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::decide::{Patience, Request};
+use self::decide::Patience;
 use self::listener::Listener;
 use self::metrics::Metrics;
 use self::pass::{Pass, pass};
 use self::queue::{Key, Queue};
 use crate::api::names;
 use crate::controllers::pods::Hub;
+use crate::recreate::Request;
 use crate::store::watch::{Source, Subject, Told, Trouble};
 
 /// Who reports events.

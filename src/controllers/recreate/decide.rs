@@ -13,14 +13,13 @@
 use core::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::api::json::decode;
 use crate::api::meta::Condition;
 use crate::api::names;
-use crate::api::recreate::{ContainerSnapshot, PRE_RECREATE_GRACE, RecreateSpec, RecreateStatus};
+use crate::api::recreate::{ContainerSnapshot, PRE_RECREATE_GRACE};
 use crate::readiness;
+use crate::recreate::Request;
 
 /// What the condition says of a pod that is kept unready; the reference's words.
 const DRAINED: &str = "Pod has been forced to not-ready for unreadyGracePeriodSeconds drain";
@@ -40,35 +39,6 @@ pub struct Patience {
     pub poll: Duration,
     /// How long a request is kept that has ended and names no time itself (WEAK-13); `None` is for good.
     pub default_ttl: Option<Duration>,
-}
-
-/// A request as the controller reads it. Garbage in it counts as nothing.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Request {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its UID.
-    pub uid: String,
-    /// Its `resourceVersion`.
-    pub version: String,
-    /// When it was made.
-    pub created: Option<Timestamp>,
-    /// Whether it is being deleted.
-    pub is_going: bool,
-    /// UID of its pod, as admission wrote it.
-    pub pod_uid: String,
-    /// The pod's node, as admission wrote it.
-    pub node: String,
-    /// Whether it is marked as one for daemons to look at.
-    pub is_active: bool,
-    /// Its finalizers.
-    pub finalizers: Vec<String>,
-    /// What is wanted.
-    pub spec: RecreateSpec,
-    /// How far it got.
-    pub status: RecreateStatus,
 }
 
 /// What was found of the pod.
@@ -378,50 +348,6 @@ impl End {
             Self::Deadline => "DeadlineExceeded",
         }
     }
-}
-
-// === impl Request ===
-
-impl Request {
-    /// Reads an object of v1beta1, whatever is in it.
-    pub fn read(object: &Value) -> Self {
-        let metadata = &object["metadata"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let label = |name: &str| text(&metadata["labels"][name]);
-        let finalizers = metadata["finalizers"].as_array().into_iter().flatten();
-        Self {
-            namespace: text(&metadata["namespace"]),
-            name: text(&metadata["name"]),
-            uid: text(&metadata["uid"]),
-            version: text(&metadata["resourceVersion"]),
-            created: metadata["creationTimestamp"].as_str().and_then(|text| text.parse().ok()),
-            is_going: metadata["deletionTimestamp"].is_string(),
-            pod_uid: label(names::RECREATE_POD_UID),
-            node: label(names::RECREATE_NODE),
-            is_active: !metadata["labels"][names::RECREATE_ACTIVE].is_null(),
-            finalizers: finalizers.filter_map(Value::as_str).map(str::to_owned).collect(),
-            spec: or_default(&object["spec"]),
-            status: or_default(&object["status"]),
-        }
-    }
-
-    /// Whether it is over.
-    pub fn has_ended(&self) -> bool {
-        matches!(self.status.phase.as_str(), "Completed" | "Succeeded" | "Failed")
-    }
-
-    /// A merge patch of `/status` for this version.
-    fn status_patch(&self, mut status: Value) -> Value {
-        // The schema asks for a phase, also when there is none yet.
-        if status.get("phase").is_none() {
-            status["phase"] = self.status.phase.as_str().into();
-        }
-        json!({"metadata": {"resourceVersion": self.version}, "status": status})
-    }
-}
-
-fn or_default<T: DeserializeOwned + Default>(value: &Value) -> T {
-    decode(value).map(|(value, _)| value).unwrap_or_default()
 }
 
 #[cfg(test)]

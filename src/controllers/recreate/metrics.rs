@@ -5,8 +5,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::decide::{End, Request};
+use super::decide::End;
 use crate::cluster::CallError;
+use crate::recreate::Request;
 
 /// Metrics of the controller. A clone shares them.
 #[derive(Clone, Debug, Default)]

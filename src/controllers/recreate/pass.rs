@@ -9,13 +9,14 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::CONTROLLER;
-use super::decide::{Blocked, Input, Looked, Patience, Request, Step, decide};
+use super::decide::{Blocked, Input, Looked, Patience, Step, decide};
 use super::metrics::{Metrics, Taken};
 use crate::api::names;
 use crate::cluster::{CallError, FIELD_OWNER, call};
 use crate::controllers::events::{News, Regarding};
 use crate::readiness::keys::Key;
 use crate::readiness::writer::{self, Done};
+use crate::recreate::Request;
 
 /// Steps of one look; more would be a mistake of ours.
 const STEPS: usize = 16;

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::decide::Request;
 use super::metrics::Outcome;
 use crate::api::names;
 use crate::controllers::sidecarset::pods::is_newer;
+use crate::recreate::Request;
 
 /// The first and the longest pause after a look that failed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));

@@ -92,7 +92,7 @@ fn a_request_whose_pod_is_gone_ends_in_any_phase_crr_13(
     let pod = if pod.is_null() { Looked::Absent } else { Looked::Found(&pod) };
     let Step::Complete(End::PodGone, patch, message) = decide(&input(&request, pod)) else { panic!("it goes on") };
     assert!(message.starts_with("pod has gone: ") && message.contains(why), "{message}");
-    let expected = json!({"metadata": {"resourceVersion": "7"}, "status": {
+    let expected = json!({"metadata": {"uid": "u", "resourceVersion": "7"}, "status": {
         "phase": "Completed", "completionTime": NOW, "message": message,
     }});
     assert_eq!(patch, expected, "CRR-16");
@@ -182,7 +182,10 @@ fn new_containers_are_told_by_identity_weak_8(#[case] statuses: Value, #[case] e
         assert_eq!(decided, Step::Rest(Some(3 * SECOND)));
     } else {
         let status = json!({"phase": "Recreating", "containerStatusSnapshot": expected});
-        assert_eq!(decided, Step::Snapshot(json!({"metadata": {"resourceVersion": "7"}, "status": status})));
+        assert_eq!(
+            decided,
+            Step::Snapshot(json!({"metadata": {"uid": "u", "resourceVersion": "7"}, "status": status}))
+        );
     }
 }
 
