@@ -61,12 +61,18 @@ pub(super) struct Worker {
     told: String,
 }
 
+/// Which container, for which request.
+struct Target {
+    request: Arc<Request>,
+    container: String,
+    /// Its id, without the name of the runtime.
+    id: String,
+}
+
 /// A hook or stop that ended.
 struct Did {
     deed: Deed,
-    request: Arc<Request>,
-    container: String,
-    id: String,
+    target: Target,
     /// Why it failed, if it did.
     error: Option<String>,
     became: Became,
@@ -159,17 +165,19 @@ impl Worker {
             Step::Patch(patch) => self.patch(&request, &patch).await,
             Step::Hook { container, id, hook, limit } => {
                 let Ok(client) = client else { return Next::Retry };
-                self.killing(&request, &container, &id);
-                self.underway.hooks.insert(id.clone(), None);
-                let pod = pod.unwrap_or_default();
-                self.hook(client, request, container, id, &hook, &pod, limit);
+                let work = Hook::read(&hook, &pod.unwrap_or_default(), &container);
+                let target = Target { request, container, id };
+                self.killing(&target);
+                self.underway.hooks.insert(target.id.clone(), None);
+                self.hook(client, target, work, limit);
                 Next::Look
             }
             Step::Stop { container, id, grace } => {
                 let Ok(client) = client else { return Next::Retry };
-                self.killing(&request, &container, &id);
-                self.underway.stops.insert(id.clone(), None);
-                self.stop(client, request, container, id, grace);
+                let target = Target { request, container, id };
+                self.killing(&target);
+                self.underway.stops.insert(target.id.clone(), None);
+                self.stop(client, target, grace);
                 Next::Look
             }
         }
@@ -251,25 +259,26 @@ impl Worker {
         }
     }
 
-    /// Says on the pod what is about to happen (CRR-52). Nobody waits for it.
-    fn killing(&mut self, request: &Request, container: &str, id: &str) {
+    /// Says on the pod what is about to happen (CRR-52).
+    fn killing(&mut self, target: &Target) {
         let message = format!(
-            "Stopping container {container} as ContainerRecreateRequest {} asks; the kubelet starts it again",
-            request.key.name
+            "Stopping container {} as ContainerRecreateRequest {} asks; the kubelet starts it again",
+            target.container, target.request.key.name
         );
-        self.event(request, container, id, "Killing", message);
+        self.event(target, "Killing", message);
     }
 
-    fn event(&mut self, request: &Request, container: &str, id: &str, reason: &'static str, message: String) {
+    /// Writes an event about a container. Nobody waits for it.
+    fn event(&mut self, target: &Target, reason: &'static str, message: String) {
         let news = News {
             namespace: self.pod.namespace.to_string(),
             pod: self.pod.name.to_string(),
-            uid: pod_uid(request).to_owned(),
-            container: container.to_owned(),
+            uid: pod_uid(&target.request).to_owned(),
+            container: target.container.clone(),
             is_warning: reason != "Killing",
             reason,
             message,
-            occasion: format!("{} {id}", request.uid),
+            occasion: format!("{} {}", target.request.uid, target.id),
         };
         let shared = Arc::clone(&self.shared);
         self.left.spawn(async move {
@@ -280,33 +289,15 @@ impl Worker {
     }
 
     /// Begins a hook. It is waited for no longer than `limit`, and not ended then (CRR-54).
-    fn hook(
-        &mut self,
-        client: Client,
-        request: Arc<Request>,
-        container: String,
-        id: String,
-        hook: &Value,
-        pod: &Value,
-        limit: Duration,
-    ) {
+    fn hook(&mut self, client: Client, target: Target, work: Result<Hook, String>, limit: Duration) {
+        self.say(&target, "its preStop hook runs", limit);
         let (sender, ended) = oneshot::channel();
-        let work = Hook::read(hook, pod, &container);
-        let (ns, name) = (&*self.pod.namespace, &*self.pod.name);
-        tracing::info!(
-            ns,
-            name,
-            container,
-            request = &*request.key.name,
-            seconds = limit.as_secs(),
-            "its preStop hook runs"
-        );
         // Besides its own time it has that of the stop, which ends it.
         let patience = limit.saturating_add(STOP_SLACK);
-        let of = id.clone();
+        let id = target.id.clone();
         self.left.spawn(async move {
             let result = match work {
-                Ok(work) => work.run(&client, &of, patience).await,
+                Ok(work) => work.run(&client, &id, patience).await,
                 Err(why) => Err(why),
             };
             _ = sender.send(result);
@@ -316,34 +307,32 @@ impl Worker {
                 Ok(Ok(Ok(()))) => (None, Became::Done),
                 Ok(Ok(Err(why))) => (Some(why), Became::Failed),
                 Ok(Err(_)) => (Some("it was given up".to_owned()), Became::Failed),
-                Err(_) => (
-                    Some(format!("it has not ended within {} s; the container is stopped now", limit.as_secs())),
-                    Became::Slow,
-                ),
+                Err(_) => {
+                    let seconds = limit.as_secs();
+                    (Some(format!("it has not ended within {seconds} s; the container is stopped now")), Became::Slow)
+                }
             };
-            Did { deed: Deed::Hook, request, container, id, error, became }
+            Did { deed: Deed::Hook, target, error, became }
         });
     }
 
     /// Begins a stop.
-    fn stop(&mut self, client: Client, request: Arc<Request>, container: String, id: String, grace: Duration) {
-        let (ns, name) = (&*self.pod.namespace, &*self.pod.name);
-        tracing::info!(ns, name, container, request = &*request.key.name, seconds = grace.as_secs(), "it is stopped");
+    fn stop(&mut self, client: Client, target: Target, grace: Duration) {
+        self.say(&target, "it is stopped", grace);
         self.deeds.spawn(async move {
-            let stopped = client.stop(&id, grace).await;
+            let stopped = client.stop(&target.id, grace).await;
             let became = match &stopped {
                 Ok(()) => Became::Done,
                 Err(error) if matches!(error.why, cri::Why::Slow(_)) => Became::Slow,
                 Err(_) => Became::Failed,
             };
-            let error = stopped.err().map(|error| error.to_string());
-            Did { deed: Deed::Stop, request, container, id, error, became }
+            Did { deed: Deed::Stop, target, error: stopped.err().map(|error| error.to_string()), became }
         });
     }
 
     /// Takes note of a hook or stop that ended.
     fn ended(&mut self, ended: Result<Did, JoinError>) {
-        let Did { deed, request, container, id, error, became } = match ended {
+        let Did { deed, target, error, became } = match ended {
             Ok(did) => did,
             Err(crash) => {
                 // Whose it was is not known: what began is begun anew by who looks.
@@ -355,16 +344,16 @@ impl Worker {
         self.shared.metrics.did(deed, became);
         if let Some(error) = &error {
             let what = if deed == Deed::Hook { "its preStop hook failed" } else { "it was not stopped; tried again" };
-            self.warn(&request, what, error);
+            self.warn(&target.request, what, error);
             if deed == Deed::Hook {
-                let message = format!("preStop hook of container {container} failed: {error}");
-                self.event(&request, &container, &id, "FailedPreStopHook", message);
+                let message = format!("preStop hook of container {} failed: {error}", target.container);
+                self.event(&target, "FailedPreStopHook", message);
             }
         }
         let result = Some(error.map_or(Ok(()), Err));
         match deed {
-            Deed::Hook => self.underway.hooks.insert(id, result),
-            _ => self.underway.stops.insert(id, result),
+            Deed::Hook => self.underway.hooks.insert(target.id, result),
+            _ => self.underway.stops.insert(target.id, result),
         };
     }
 
@@ -377,6 +366,12 @@ impl Worker {
             self.told = told;
         }
         Next::Rest(RESYNC)
+    }
+
+    fn say(&self, target: &Target, what: &str, limit: Duration) {
+        let (Key { namespace: ns, name }, container) = (&self.pod, &target.container);
+        let (request, seconds) = (&*target.request.key.name, limit.as_secs());
+        tracing::info!(ns = &**ns, name = &**name, container, request, seconds, "{what}");
     }
 
     fn warn(&self, request: &Request, what: &str, error: &dyn std::fmt::Display) {
