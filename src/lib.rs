@@ -45,6 +45,7 @@ pub mod manifest;
 pub mod pod;
 pub mod quantity;
 pub mod readiness;
+pub mod recreate;
 pub mod rollout;
 pub mod scan;
 pub mod selector;

@@ -10,7 +10,7 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::core::Request as KubeRequest;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -24,7 +24,7 @@ use crate::app::now;
 use crate::cluster::{CallError, FIELD_OWNER, call};
 use crate::cri::detect::Runtimes;
 use crate::cri::{self, Client, STOP_SLACK, v1};
-use crate::recreate::{self, Instance, Seen, State, Step, Underway};
+use crate::recreate::{self, Choice, Instance, Pod, State, Step, Underway};
 
 /// The first and the longest wait between two attempts; jitter is added.
 const DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -32,6 +32,8 @@ const DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 const RESYNC: Duration = Duration::from_secs(30);
 /// Steps that follow each other at once; then there is a pause, whatever is decided.
 const AT_ONCE: u32 = 32;
+/// Steps that a dry run looks ahead.
+const FORESEEN: usize = 8;
 
 /// What a worker does next.
 enum Next {
@@ -57,8 +59,17 @@ pub(super) struct Worker {
     deeds: JoinSet<Did>,
     /// What nobody waits for any more: commands that take longer than they may, and events on their way.
     left: JoinSet<()>,
-    /// What a dry run last told.
+    /// What was last said to be stopped, and by a dry run.
+    killing: String,
     told: String,
+}
+
+/// Why there is no runtime for a request.
+enum Lack {
+    /// There never will be one.
+    Known(String),
+    /// It does not answer now.
+    Away(String),
 }
 
 /// Which container, for which request.
@@ -67,6 +78,12 @@ struct Target {
     container: String,
     /// Its id, without the name of the runtime.
     id: String,
+}
+
+impl Target {
+    fn occasion(&self) -> String {
+        format!("{} {}", self.request.read.uid, self.id)
+    }
 }
 
 /// A hook or stop that ended.
@@ -90,6 +107,7 @@ impl Worker {
             underway: Underway::default(),
             deeds: JoinSet::new(),
             left: JoinSet::new(),
+            killing: String::new(),
             told: String::new(),
         }
     }
@@ -124,86 +142,92 @@ impl Worker {
     /// Looks, decides, and does one thing.
     async fn round(&mut self) -> Next {
         let requests = self.shared.requests(&self.pod);
-        if self.deeds.is_empty() && self.shared.is_over(&self.pod) {
-            return Next::End;
-        }
-        let objects: Vec<&Value> = requests.iter().map(|request| &request.object).collect();
-        let (chosen, pending) = recreate::choose(&objects);
-        for at in pending {
-            let patch = json!({
-                "metadata": {"resourceVersion": &*requests[at].version},
-                "status": {"phase": "Pending"},
-            });
-            match self.patch(&requests[at], &patch).await {
+        let pod = self.shared.pod(&self.pod);
+        let all = requests.iter().map(|request| &request.read);
+        let Choice { chosen, told } = recreate::choose(all, pod.as_ref().map(|pod| &*pod.uid), &self.underway);
+        let find =
+            |read: &recreate::Request| requests.iter().find(|request| std::ptr::eq(&raw const request.read, read));
+        for request in told.into_iter().filter_map(find) {
+            if self.shared.is_dry_run {
+                break;
+            }
+            match self.write(request, &recreate::queued(&request.read)).await {
                 Next::Look => {}
                 other => return other,
             }
         }
-        let Some(request) = chosen.map(|at| Arc::clone(&requests[at])) else {
+        let Some(request) = chosen.and_then(find) else {
+            let is_over = self.deeds.is_empty() && self.shared.is_over(&self.pod);
+            return if is_over { Next::End } else { Next::Rest(RESYNC) };
+        };
+        if self.underway.is_busy() {
             return Next::Rest(RESYNC);
-        };
-        let pod = self.shared.pod(&self.pod).and_then(|pod| serde_json::from_str::<Value>(&pod.text).ok());
-        let client = self.runtime_of(&request);
-        let instances = match &client {
-            Ok(client) => instances(client, &request).await,
-            Err(why) => Err(why.clone()),
-        };
-        let seen =
-            Seen { runtime: instances.as_deref().map_err(String::as_str), pod: pod.as_ref(), underway: &self.underway };
-        let step = recreate::step(&request.object, &seen, now());
-        if self.shared.is_dry_run && !matches!(step, Step::Rest { .. }) {
-            return self.tell(&request, &step);
         }
-        match step {
-            Step::Rest { wake } => match instances {
-                Ok(_) => Next::Rest(wake.map_or(RESYNC, |wake| wake.min(RESYNC))),
-                Err(error) => {
-                    self.warn(&request, "the container runtime cannot be asked; tried again", &error);
-                    Next::Retry
-                }
-            },
-            Step::Patch(patch) => self.patch(&request, &patch).await,
+        let client = match self.runtime_of(request) {
+            Ok(client) => client,
+            Err(Lack::Known(why)) => {
+                let end = recreate::no_runtime(&request.read, &why, now());
+                return if self.shared.is_dry_run { self.tell(request, &why) } else { self.write(request, &end).await };
+            }
+            Err(Lack::Away(why)) => return self.wait_for_runtime(request, &why).await,
+        };
+        let instances = match client.containers(&request.read.pod_uid).await {
+            Ok(found) => found.iter().filter_map(instance).collect::<Vec<_>>(),
+            Err(error) => return self.wait_for_runtime(request, &error.to_string()).await,
+        };
+        let object = pod.and_then(|pod| serde_json::from_str::<Value>(&pod.text).ok());
+        let read = object.as_ref().map(Pod::read);
+        if self.shared.is_dry_run {
+            let would = foresee(&request.read, read.as_ref(), &instances);
+            return self.tell(request, &would);
+        }
+        let request = Arc::clone(request);
+        match recreate::step(&request.read, read.as_ref(), &instances, &mut self.underway, now()) {
+            Step::Rest { wake } => Next::Rest(wake.map_or(RESYNC, |wake| wake.min(RESYNC))),
+            Step::Write(patch) => self.write(&request, &patch).await,
             Step::Hook { container, id, hook, limit } => {
-                let Ok(client) = client else { return Next::Retry };
-                let work = Hook::read(&hook, &pod.unwrap_or_default(), &container);
+                let work = Hook::read(&hook, &object.unwrap_or_default(), &container);
                 let target = Target { request, container, id };
                 self.killing(&target);
-                self.underway.hooks.insert(target.id.clone(), None);
                 self.hook(client, target, work, limit);
                 Next::Look
             }
             Step::Stop { container, id, grace } => {
-                let Ok(client) = client else { return Next::Retry };
                 let target = Target { request, container, id };
                 self.killing(&target);
-                self.underway.stops.insert(target.id.clone(), None);
                 self.stop(client, target, grace);
                 Next::Look
             }
         }
     }
 
-    /// The runtime whose name all containers of a request are of (CRR-28).
-    fn runtime_of(&self, request: &Request) -> Result<Client, String> {
-        let containers = request.object["spec"]["containers"].as_array();
-        let ids = containers.into_iter().flatten().map(|wanted| wanted["statusContext"]["containerID"].as_str());
-        let mut names = ids.map(|id| id.and_then(|id| id.split_once("://")).map(|(name, _)| name));
-        let Some(Some(name)) = names.next() else {
-            return Err("failed to find runtime service: no containerID".to_owned());
-        };
-        if names.any(|other| other != Some(name)) {
-            return Err("failed to find runtime service: several runtimes".to_owned());
-        }
+    /// The runtime that has the containers of a request (CRR-28).
+    fn runtime_of(&self, request: &Request) -> Result<Client, Lack> {
+        let name = recreate::runtime(&request.read).map_err(Lack::Known)?;
         let runtimes = self.runtimes.borrow();
-        let runtime = runtimes.named(name).ok_or_else(|| {
-            runtimes.missing().unwrap_or_else(|| format!("no container runtime of this node is {name}"))
-        })?;
-        Ok(runtime.client.clone())
+        if let Some(runtime) = runtimes.named(name) {
+            return Ok(runtime.client.clone());
+        }
+        // WEAK-36: one that does not answer now may be this one, and is waited for.
+        if runtimes.usable.is_empty() || !runtimes.trouble.is_empty() {
+            let why = runtimes.missing().unwrap_or_else(|| runtimes.trouble.join("; "));
+            return Err(Lack::Away(format!("container runtime {name} does not answer: {why}")));
+        }
+        Err(Lack::Known(format!("failed to find runtime service: this node has no container runtime {name}")))
+    }
+
+    /// Waits for a runtime. The request is told that it has to wait, so that nobody takes this daemon for dead (CRR-14).
+    async fn wait_for_runtime(&self, request: &Request, why: &str) -> Next {
+        self.warn(request, "the container runtime cannot be asked; tried again", &why);
+        if request.read.status.phase.is_empty() && !self.shared.is_dry_run {
+            return self.write(request, &recreate::queued(&request.read)).await;
+        }
+        Next::Retry
     }
 
     /// Writes the status of a request (DMN-20: nothing else is written). It is decided anew upon what the API server
     /// answers.
-    async fn patch(&self, request: &Request, patch: &Value) -> Next {
+    async fn write(&self, request: &Request, patch: &Value) -> Next {
         let Key { namespace, name } = &request.key;
         let params = PatchParams { field_manager: Some(FIELD_OWNER.to_owned()), ..PatchParams::default() };
         let asked = call(async {
@@ -261,6 +285,11 @@ impl Worker {
 
     /// Says on the pod what is about to happen (CRR-52).
     fn killing(&mut self, target: &Target) {
+        let occasion = target.occasion();
+        if self.killing == occasion {
+            return;
+        }
+        self.killing = occasion;
         let message = format!(
             "Stopping container {} as ContainerRecreateRequest {} asks; the kubelet starts it again",
             target.container, target.request.key.name
@@ -273,12 +302,12 @@ impl Worker {
         let news = News {
             namespace: self.pod.namespace.to_string(),
             pod: self.pod.name.to_string(),
-            uid: pod_uid(&target.request).to_owned(),
+            uid: target.request.read.pod_uid.clone(),
             container: target.container.clone(),
             is_warning: reason != "Killing",
             reason,
             message,
-            occasion: format!("{} {}", target.request.uid, target.id),
+            occasion: target.occasion(),
         };
         let shared = Arc::clone(&self.shared);
         self.left.spawn(async move {
@@ -335,9 +364,9 @@ impl Worker {
         let Did { deed, target, error, became } = match ended {
             Ok(did) => did,
             Err(crash) => {
-                // Whose it was is not known: what began is begun anew by who looks.
-                tracing::error!(error = %crash, "a step crashed");
-                self.underway = Underway::default();
+                tracing::error!(error = %crash, "a hook or a stop crashed");
+                self.underway.hook_over(now());
+                self.underway.stop_over(Err("it crashed".to_owned()), now());
                 return;
             }
         };
@@ -350,19 +379,18 @@ impl Worker {
                 self.event(&target, "FailedPreStopHook", message);
             }
         }
-        let result = Some(error.map_or(Ok(()), Err));
         match deed {
-            Deed::Hook => self.underway.hooks.insert(target.id, result),
-            _ => self.underway.stops.insert(target.id, result),
-        };
+            Deed::Hook => self.underway.hook_over(now()),
+            _ => self.underway.stop_over(error.map_or(Ok(()), Err), now()),
+        }
     }
 
     /// Says what would be done, once.
-    fn tell(&mut self, request: &Request, step: &Step) -> Next {
-        let told = format!("{} {step:?}", request.key.name);
+    fn tell(&mut self, request: &Request, would: &str) -> Next {
+        let told = format!("{} {would}", request.key.name);
         if self.told != told {
-            let (ns, name) = (&*self.pod.namespace, &*self.pod.name);
-            tracing::info!(ns, name, request = &*request.key.name, ?step, "would be done");
+            let Key { namespace: ns, name } = &self.pod;
+            tracing::info!(ns = &**ns, name = &**name, request = &*request.key.name, would, "a dry run");
             self.told = told;
         }
         Next::Rest(RESYNC)
@@ -389,16 +417,6 @@ fn path(namespace: &str) -> KubeRequest {
     KubeRequest::new(format!("/apis/{}/namespaces/{namespace}/containerrecreaterequests", names::V1BETA1))
 }
 
-/// The UID of the pod that a request is about.
-fn pod_uid(request: &Request) -> &str {
-    request.object["metadata"]["labels"][names::RECREATE_POD_UID].as_str().unwrap_or_default()
-}
-
-async fn instances(client: &Client, request: &Request) -> Result<Vec<Instance>, String> {
-    let found = client.containers(pod_uid(request)).await.map_err(|error| error.to_string())?;
-    Ok(found.iter().filter_map(instance).collect())
-}
-
 /// A container as decisions know it.
 fn instance(status: &v1::ContainerStatus) -> Option<Instance> {
     let restarts = status.annotations.get(cri::RESTART_COUNT).and_then(|count| count.parse().ok());
@@ -407,7 +425,6 @@ fn instance(status: &v1::ContainerStatus) -> Option<Instance> {
         id: status.id.clone(),
         created_at: status.created_at,
         started_at: status.started_at,
-        finished_at: status.finished_at,
         state: match status.state() {
             v1::ContainerState::ContainerCreated => State::Created,
             v1::ContainerState::ContainerRunning => State::Running,
@@ -415,8 +432,36 @@ fn instance(status: &v1::ContainerStatus) -> Option<Instance> {
             v1::ContainerState::ContainerUnknown => State::Unknown,
         },
         restart_count: restarts.unwrap_or_default(),
-        exit_code: status.exit_code,
     })
+}
+
+/// What would be done for a request, in words: the steps up to the stop, as if every write was taken.
+fn foresee(request: &recreate::Request, pod: Option<&Pod>, instances: &[Instance]) -> String {
+    let (mut request, mut underway, mut words) = (request.clone(), Underway::default(), Vec::new());
+    for _ in 0..FORESEEN {
+        match recreate::step(&request, pod, instances, &mut underway, now()) {
+            Step::Rest { .. } => {
+                words.push("wait".to_owned());
+                break;
+            }
+            Step::Write(patch) => {
+                let status = &patch["status"];
+                words.push(format!("write status {status}"));
+                let mut object = serde_json::to_value(&request.status).unwrap_or_default();
+                json_patch::merge(&mut object, status);
+                request.status = serde_json::from_value(object).unwrap_or_default();
+            }
+            Step::Hook { container, hook, limit, .. } => {
+                words.push(format!("run for {} s at most the preStop hook of {container}: {hook}", limit.as_secs()));
+                underway.hook_over(now());
+            }
+            Step::Stop { container, id, grace } => {
+                words.push(format!("stop {container} ({id}) within {} s", grace.as_secs()));
+                break;
+            }
+        }
+    }
+    words.join(", then ")
 }
 
 /// Waits until another runtime is there. For ever, when nobody looks any more.
