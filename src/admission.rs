@@ -54,10 +54,15 @@ pub const MUTATE_RECREATE: &str = "/mutate-apps-kruise-io-containerrecreatereque
 /// Answers the body of one request.
 pub enum Admit {
     /// From what is known.
-    AtOnce(Box<dyn Fn(&[u8]) -> Answer + Send + Sync>),
+    AtOnce(AtOnce),
     /// After having asked the API server.
-    Asking(Box<dyn Fn(&[u8]) -> BoxFuture<'static, Answer> + Send + Sync>),
+    Asking(Asking),
 }
+
+/// See [`Admit::AtOnce`].
+pub type AtOnce = Box<dyn Fn(&[u8]) -> Answer + Send + Sync>;
+/// See [`Admit::Asking`].
+pub type Asking = Box<dyn Fn(&[u8]) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// What has to happen in the cluster before an object is admitted, or why it did not happen.
 pub type Settle = Box<dyn Fn(&[u8]) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;

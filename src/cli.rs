@@ -24,7 +24,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the webhook for pods.
-    Manager(manager::Args),
+    Manager(Box<manager::Args>),
     /// Serve one node: restart containers of its pods on request.
     Daemon(daemon::Args),
     /// Check a directory of manifests without serving: one line an error, exit 0 or 1.
@@ -54,7 +54,7 @@ pub fn run() -> ExitCode {
     // One provider for our server and for the client of the API server; it fails only when one is there already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let ran = match parse().command {
-        Command::Manager(args) => manager::run(args),
+        Command::Manager(args) => manager::run(*args),
         Command::Daemon(args) => daemon::run(args),
         Command::Validate(args) => validate::run(&args),
         Command::Inject(args) => inject::run(&args),

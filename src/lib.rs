@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Every path that takes reviews is a line of the table `admission::routes`; those of SidecarSets lead to
-//! `admission::sidecarset`.
+//! `admission::sidecarset`, those of ContainerRecreateRequests to `admission::recreate`, which asks the API server.
 //!
 //! The way of a SidecarSet: `manifest` (documents) → `sidecarset::admit` (types, defaults, hashes, validation) →
 //! `sidecarset::compiled` (everything that does not depend on a pod). How a change of it reaches running pods: [`rollout`]

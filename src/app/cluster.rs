@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::loops::{Counts, Loops};
 use super::{DRAIN, ambient};
 use crate::admission::certs;
 use crate::admission::server::{Bound, Drained, Limits, Server};
@@ -32,7 +33,7 @@ use crate::cluster::missed;
 use crate::cluster::registration::scope::{self, Terms};
 use crate::cluster::registration::{self, Registration};
 use crate::cluster::trust::Published;
-use crate::controllers::sidecarset;
+use crate::controllers::{recreate, sidecarset};
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
 use crate::store::watch::Feed;
@@ -62,6 +63,8 @@ pub struct InCluster {
     pub registration: registration::Settings,
     /// How changes of SidecarSets are rolled out.
     pub rollout: sidecarset::Settings,
+    /// How ContainerRecreateRequests are looked after.
+    pub recreate: recreate::Settings,
     /// Whether this replica stands for election.
     pub elects: bool,
     /// How long requests are still answered after a signal.
@@ -141,15 +144,13 @@ impl Running {
         );
         let (registered, cover) = (registration.registered(), registration.cover());
         let leader = Leader::new(settings.config.clone(), &settings.operator_namespace, &settings.identity);
-        let gauges = missed::Gauges::default();
         let (asked, gates) = (client.clone(), settings.rollout.gates);
+        let counts = Counts::default();
 
         let expiry = Arc::clone(&resolver);
         let mut metrics = Metrics::new(bound.counts(), move || expiry.not_after()).with_feed(Arc::clone(&feed_health));
         leader.standing().register(metrics.registry());
-        gauges.register(metrics.registry());
-        let rollout_metrics = sidecarset::metrics::Metrics::default();
-        rollout_metrics.register(metrics.registry());
+        counts.register(metrics.registry());
         let metrics = Arc::new(metrics);
 
         // The server's end is the process's end: until then probes and metrics answer.
@@ -171,14 +172,16 @@ impl Running {
         tasks.spawn(tell(parts.certificate, no_certificate, stopping.clone()));
         tasks.spawn(tell_registered(registered, parts.hooks, stopping.clone()));
         if settings.elects {
-            let missed_settings = missed::Settings::new(&settings.operator_namespace);
-            let known = sidecarset::Known { snapshots: Arc::clone(&snapshots), published: snapshot_count.clone() };
-            let work = move |stop: CancellationToken| {
-                let (client, settings, metrics) = (client.clone(), settings.rollout.clone(), rollout_metrics.clone());
-                let rollout = sidecarset::run(client.clone(), known.clone(), settings, metrics, stop.clone());
-                let missed = missed::run(client, missed_settings.clone(), gauges.clone(), stop);
-                async { _ = tokio::join!(rollout, missed) }
+            let loops = Loops {
+                client,
+                snapshots: Arc::clone(&snapshots),
+                published: snapshot_count.clone(),
+                rollout: settings.rollout.clone(),
+                recreate: settings.recreate,
+                missed: missed::Settings::new(&settings.operator_namespace),
+                counts,
             };
+            let work = move |stop: CancellationToken| loops.run(stop);
             tasks.spawn(leader.run(work, stopping.clone()));
         }
 

@@ -19,7 +19,8 @@ use crate::app::standalone::{NotInOrder, Running, Standalone};
 use crate::cluster::authority;
 use crate::cluster::registration::hooks::{Endpoint, FailurePolicy, Wanted};
 use crate::cluster::registration::{self, Scope};
-use crate::controllers::sidecarset;
+use crate::controllers::recreate::decide::Patience;
+use crate::controllers::{recreate, sidecarset};
 use crate::gates::Gates;
 use crate::telemetry::{LogFormat, init_logging};
 
@@ -94,6 +95,16 @@ struct ClusterArgs {
     /// SidecarSets whose rollouts are decided upon at a time.
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     sidecarset_workers: u16,
+    /// ContainerRecreateRequests that are looked at at a time.
+    #[arg(long, value_name = "NUMBER", default_value_t = 16)]
+    crr_workers: u16,
+    /// Seconds for which a ContainerRecreateRequest is kept after its end that has no ttlSecondsAfterFinished [default: for
+    /// good].
+    #[arg(long, value_name = "SECONDS")]
+    crr_default_ttl: Option<u32>,
+    /// Seconds within which a node's daemon must have taken a ContainerRecreateRequest.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, hide = true)]
+    crr_response: u32,
     /// What is switched on or off, such as InPlaceUpdateNativeSidecar=false. Gates that are not known here are ignored.
     #[arg(long, value_name = "GATE=BOOL,…", default_value = "")]
     feature_gates: Gates,
@@ -225,6 +236,14 @@ async fn settings(args: Args) -> anyhow::Result<InCluster> {
             workers: cluster.sidecarset_workers.into(),
             gates: cluster.feature_gates,
             ..sidecarset::Settings::new(&namespace)
+        },
+        recreate: recreate::Settings {
+            workers: cluster.crr_workers.into(),
+            patience: Patience {
+                response: Duration::from_secs(cluster.crr_response.into()),
+                default_ttl: cluster.crr_default_ttl.map(|seconds| Duration::from_secs(seconds.into())),
+                ..recreate::Settings::default().patience
+            },
         },
         elects: cluster.enable_leader_election,
         linger,

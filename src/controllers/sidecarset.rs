@@ -1,6 +1,6 @@
 //! Rolls changes of SidecarSets out to running pods (CTL, RATE).
 //!
-//! A watch of all pods fills a [cache](pods), the store tells of SidecarSets, namespaces and revisions, and a worker for
+//! The [watch of all pods](crate::controllers::pods) fills a [cache](pods), the store tells of SidecarSets, namespaces and revisions, and a worker for
 //! each set decides and writes ([`rollout::plan`](crate::rollout::plan)). A pod wakes the sets that it names; a set that
 //! was changed, its revisions and, for who has a namespace selector, labels of namespaces wake it too (W-1, W-21, W-22).
 //!
@@ -14,13 +14,12 @@ mod worker;
 pub mod writer;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use kube::Client;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -28,14 +27,12 @@ use tokio_util::sync::CancellationToken;
 use self::metrics::Metrics;
 use self::pods::{Pods, Seen, patched};
 use self::worker::{Signal, Worker};
+use crate::controllers::pods::{Again, Hub, Listener, Told};
 use crate::gates::Gates;
 use crate::store::Snapshot;
-use crate::store::watch::{Source, Subject, Told, Trouble};
 
 /// Who reports events: the reference's name.
 const CONTROLLER: &str = "sidecarset-controller";
-/// Changes of pods that wait to be taken.
-const QUEUE: usize = 256;
 /// Writes that all sets together have on their way.
 const WRITES: usize = 64;
 /// How long it waits after a crash of its own.
@@ -77,11 +74,9 @@ struct Shared {
     signals: Mutex<BTreeMap<Arc<str>, Arc<Signal>>>,
     writes: Arc<Semaphore>,
     plans: Arc<Semaphore>,
-    is_watch_down: AtomicBool,
+    /// Whether all pods were told.
+    listed: Notify,
 }
-
-/// The watch of pods.
-struct AllPods(Arc<Shared>);
 
 // === impl Settings ===
 
@@ -99,51 +94,56 @@ impl Settings {
     }
 }
 
-/// Runs until `shutdown`.
-pub async fn run(client: Client, known: Known, settings: Settings, metrics: Metrics, shutdown: CancellationToken) {
-    // It can be stopped anywhere: a successor goes on from what the objects say.
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = lead(client, known, settings, metrics) => {}
-    }
-}
-
-async fn lead(client: Client, mut known: Known, settings: Settings, metrics: Metrics) {
-    if known.published.wait_for(|count| *count > 0).await.is_err() {
-        return;
-    }
+/// Listens to `hub`, and runs until `shutdown`.
+pub fn run(
+    client: Client,
+    known: Known,
+    settings: Settings,
+    metrics: Metrics,
+    hub: &mut Hub,
+    shutdown: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
     let shared = Arc::new(Shared {
         client,
         metrics,
-        snapshots: known.snapshots,
+        snapshots: Arc::clone(&known.snapshots),
         pods: Pods::default(),
         signals: Mutex::default(),
         writes: Arc::new(Semaphore::new(WRITES)),
         plans: Arc::new(Semaphore::new(settings.workers.max(1))),
-        is_watch_down: AtomicBool::new(false),
+        listed: Notify::new(),
         settings,
     });
-    let mut snapshot = shared.snapshots.load_full();
+    // Before the first pod is read, as a rule: what it leaves out must be read again.
+    let snapshot = shared.snapshots.load_full();
     shared.pods.want(patched(snapshot.objects().sidecarsets().map(|stored| &stored.set)));
-    let (mut watching, mut changes) = shared.watch_pods();
+    hub.listen(Arc::clone(&shared) as Arc<dyn Listener>);
+    let again = hub.again();
+    async move {
+        // It can be stopped anywhere: a successor goes on from what the objects say.
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = lead(shared, known, again) => {}
+        }
+    }
+}
+
+async fn lead(shared: Arc<Shared>, mut known: Known, again: Again) {
+    if known.published.wait_for(|count| *count > 0).await.is_err() {
+        return;
+    }
+    let mut snapshot = shared.snapshots.load_full();
+    if shared.pods.want(patched(snapshot.objects().sidecarsets().map(|stored| &stored.set))) {
+        again.ask();
+    }
     let mut workers = Workers { shared: Arc::clone(&shared), tasks: JoinSet::new(), ids: HashMap::new() };
     let mut is_listed = false;
     loop {
         tokio::select! {
-            told = changes.recv() => {
-                let Some(told) = told else {
-                    tracing::error!("the watch of pods crashed and starts again");
-                    sleep(RECOVERY).await;
-                    (watching, changes) = shared.watch_pods();
-                    continue;
-                };
-                let is_list = matches!(told, Told::All(_));
-                shared.take(told);
-                if is_list && !is_listed {
-                    // Not before: who knows no pods would write a status of none.
-                    is_listed = true;
-                    workers.follow(None, &snapshot);
-                }
+            () = shared.listed.notified(), if !is_listed => {
+                // Not before: who knows no pods would write a status of none.
+                is_listed = true;
+                workers.follow(None, &snapshot);
             }
             published = known.published.changed() => {
                 if published.is_err() {
@@ -154,8 +154,7 @@ async fn lead(client: Client, mut known: Known, settings: Settings, metrics: Met
                     && shared.pods.want(patched(newest.objects().sidecarsets().map(|stored| &stored.set)))
                 {
                     // Annotations that were left out so far are read now.
-                    watching.abort_all();
-                    (watching, changes) = shared.watch_pods();
+                    again.ask();
                 }
                 if is_listed {
                     workers.follow(Some(&snapshot), &newest);
@@ -190,57 +189,19 @@ impl Shared {
             signal.wake();
         }
     }
-
-    fn take(&self, change: Told<Seen>) {
-        match change {
-            Told::All(pods) => self.pods.all(pods, |set| self.wake(set)),
-            Told::Put(pod) => self.pods.put(pod, |set| self.wake(set)),
-            Told::Gone(pod) => self.pods.gone(&pod, |set| self.wake(set)),
-            Told::Current => {}
-        }
-    }
-
-    fn watch_pods(self: &Arc<Self>) -> (JoinSet<()>, mpsc::Receiver<Told<Seen>>) {
-        let (sender, changes) = mpsc::channel(QUEUE);
-        let source = Source::new(AllPods(Arc::clone(self)), "/api/v1/pods".to_owned(), self.client.clone());
-        let mut watching = JoinSet::new();
-        watching.spawn(source.follow(sender));
-        (watching, changes)
-    }
 }
 
-// === impl AllPods ===
-
-impl Subject for AllPods {
-    type Object = Seen;
-    type Change = Told<Seen>;
-
-    fn version(pod: &Seen) -> &str {
-        &pod.version
-    }
-
-    fn trim(&self, pod: Seen) -> Seen {
-        self.0.pods.trim(pod)
-    }
-
-    fn change(&self, told: Told<Seen>) -> Told<Seen> {
-        told
-    }
-
-    fn heard(&self) {
-        if self.0.is_watch_down.swap(false, Ordering::Relaxed) {
-            tracing::info!("the watch of pods is up again");
-        }
-    }
-
-    fn restarted(&self) {
-        self.0.metrics.restarted();
-    }
-
-    fn lost(&self, trouble: &Trouble) {
-        self.0.metrics.restarted();
-        if !self.0.is_watch_down.swap(true, Ordering::Relaxed) {
-            tracing::warn!(reason = %trouble, "the watch of pods is down; rollouts wait for what it does not tell");
+impl Listener for Shared {
+    fn told(&self, told: &Told<'_>) {
+        let wake = |set: &str| self.wake(set);
+        match told {
+            Told::Listing => self.pods.listing(),
+            Told::Put { head, raw } => self.pods.put(self.pods.trim(Seen::read(head, raw)), wake),
+            Told::Gone { head } => self.pods.gone(&Seen::bare(head), wake),
+            Told::Listed => {
+                self.pods.listed(wake);
+                self.listed.notify_one();
+            }
         }
     }
 }

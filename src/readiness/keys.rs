@@ -75,7 +75,8 @@ pub fn blocked(pod: &Value, key: &Key, now: Timestamp) -> Change {
     }
     let gate = condition("False", status, &pairs, now);
     let ready = not_ready(pod, now);
-    Change::Patch(patch(pod, [Some(gate), ready].into_iter().flatten().collect()))
+    let conditions: Vec<Value> = [Some(gate), ready].into_iter().flatten().collect();
+    Change::Patch(patch(pod, &conditions))
 }
 
 /// Removes a key; the pod is ready again once there is none (PR-5). Its `Ready` is the kubelet's.
@@ -93,7 +94,7 @@ pub fn released(pod: &Value, key: &Key, now: Timestamp) -> Change {
     }
     // PR-6
     let wanted = if pairs.is_empty() { "True" } else { "False" };
-    Change::Patch(patch(pod, vec![condition(wanted, status, &pairs, now)]))
+    Change::Patch(patch(pod, &[condition(wanted, status, &pairs, now)]))
 }
 
 fn found(pod: &Value) -> Found<'_> {
@@ -170,7 +171,7 @@ fn not_ready(pod: &Value, now: Timestamp) -> Option<Value> {
 
 /// Differs: WEAK-18, RDY-5. The single conditions and no others, and only of this version of the pod: neither the kubelet's writes
 /// nor those of other writers are undone.
-fn patch(pod: &Value, conditions: Vec<Value>) -> Value {
+fn patch(pod: &Value, conditions: &[Value]) -> Value {
     let metadata = &pod["metadata"];
     json!({
         "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},

@@ -14,6 +14,7 @@
 //! The watches are our own and not those of kube-runtime, which does not tell that a broken watch is up again before
 //! the next object changes, keeps a version that the API server refuses, and loses a list to one item.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::pin::pin;
@@ -23,13 +24,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use futures::TryStreamExt as _;
+use futures::{AsyncBufRead, AsyncBufReadExt as _};
 use kube::Client;
-use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, WatchParams};
 use kube::core::Request;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -59,6 +61,8 @@ const SETTLED: Duration = Duration::from_millis(50);
 /// Attempts that follow at once after an API server has ended a watch: it does so when a CRD changes, and pods made
 /// meanwhile would miss their sidecars.
 const PROMPT: u32 = 3;
+/// Bytes of an event; etcd takes no object that comes near it.
+const LINE: usize = 32 << 20;
 /// Changes that wait to be taken.
 const QUEUE: usize = 256;
 /// The shortest time between two snapshots; what changes in it goes into the second.
@@ -98,15 +102,15 @@ enum News {
 
 #[derive(Debug, Default)]
 struct State {
-    lines: [Line; Kind::ALL.len()],
+    lines: [Status; Kind::ALL.len()],
     /// Since when some watch is down.
     outage: Option<Instant>,
     synced: bool,
 }
 
-/// One watch.
+/// How one watch is doing.
 #[derive(Debug, Default)]
-struct Line {
+struct Status {
     listed: bool,
     /// When the API server last said anything.
     heard: Option<Instant>,
@@ -343,9 +347,48 @@ pub(crate) enum Told<T> {
     Current,
 }
 
-/// One watch.
+/// What a [`Line`] tells, object by object, as the API server's JSON.
+pub(crate) enum Raw<'a> {
+    /// A list begins, maybe anew: all there is follows as [`Raw::Item`].
+    Listing,
+    /// An object of the list.
+    Item(&'a RawValue),
+    /// The list is whole.
+    Listed,
+    /// This one is new, or is now like this.
+    Put(&'a RawValue),
+    /// This one, as it was last, is gone.
+    Gone(&'a RawValue),
+    /// The watch is up, and all that changed before was told.
+    Current,
+}
+
+/// Whom a [`Line`] tells.
+pub(crate) trait Sink: Send {
+    /// Takes it, and says what version the object has, if there is one.
+    fn take(&mut self, told: Raw<'_>) -> impl Future<Output = Result<String, serde_json::Error>> + Send;
+    /// Whether nobody takes anything any more.
+    fn is_closed(&self) -> bool {
+        false
+    }
+    /// The API server said something: the watch is up.
+    fn heard(&self);
+    /// The watch began anew, with a list.
+    fn restarted(&self);
+    /// The watch is down.
+    fn lost(&self, trouble: &Trouble);
+    /// The watch has ended, in whatever way, and the next one is not up yet.
+    fn interrupted(&self) {}
+}
+
+/// One watch, and who is told of it by a channel.
 pub(crate) struct Source<S> {
     subject: S,
+    line: Line,
+}
+
+/// One watch.
+pub(crate) struct Line {
     client: Client,
     path: String,
     request: Request,
@@ -357,9 +400,25 @@ pub(crate) struct Source<S> {
 
 /// A page of a list.
 #[derive(Deserialize)]
-struct Page<T> {
+struct Page<'a> {
     metadata: PageMetadata,
-    items: Option<Vec<T>>,
+    #[serde(borrow)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+/// An event of a watch; the order of its members does not matter.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// An object that tells nothing but a version.
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: PageMetadata,
 }
 
 #[derive(Deserialize)]
@@ -387,7 +446,7 @@ impl Part {
             Kind::Revisions => format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions"),
         };
         let mut source = Source::new(Self { kind, health }, path, client);
-        let Source { lists, watches, metadata_only, .. } = &mut source;
+        let Line { lists, watches, metadata_only, .. } = &mut source.line;
         match kind {
             Kind::SidecarSets => {}
             Kind::Namespaces => *metadata_only = true,
@@ -445,9 +504,7 @@ impl Subject for Part {
 impl<S: Subject> Source<S> {
     /// Watches all objects under `path`, such as `/api/v1/pods`.
     pub(crate) fn new(subject: S, path: String, client: Client) -> Self {
-        let lists = ListParams::default().limit(PAGE);
-        let watches = WatchParams::default().timeout(RENEWAL);
-        Self { subject, client, request: Request::new(path.clone()), path, lists, watches, metadata_only: false }
+        Self { subject, line: Line::new(path, client) }
     }
 
     /// Only those with these labels.
@@ -472,13 +529,87 @@ impl<S: Subject> Source<S> {
 
     /// Lists and watches, and begins again whatever happens, until nobody takes the changes any more.
     pub(crate) async fn follow(self, changes: mpsc::Sender<S::Change>) {
+        let mut channel = Channel { subject: self.subject, changes, listed: Vec::new() };
+        self.line.follow(&mut channel).await;
+    }
+}
+
+/// Tells by a channel.
+struct Channel<S: Subject> {
+    subject: S,
+    changes: mpsc::Sender<S::Change>,
+    /// What was listed so far.
+    listed: Vec<S::Object>,
+}
+
+// === impl Channel ===
+
+impl<S: Subject> Sink for Channel<S> {
+    async fn take(&mut self, told: Raw<'_>) -> Result<String, serde_json::Error> {
+        let mut version = String::new();
+        let mut read = |raw: &RawValue| {
+            let object = serde_json::from_str(raw.get())?;
+            S::version(&object).clone_into(&mut version);
+            Ok::<_, serde_json::Error>(object)
+        };
+        let told = match told {
+            Raw::Listing => {
+                self.listed.clear();
+                return Ok(version);
+            }
+            Raw::Item(raw) => {
+                self.listed.push(self.subject.trim(read(raw)?));
+                return Ok(version);
+            }
+            Raw::Listed => Told::All(std::mem::take(&mut self.listed)),
+            Raw::Put(raw) => Told::Put(self.subject.trim(read(raw)?)),
+            Raw::Gone(raw) => Told::Gone(read(raw)?),
+            Raw::Current => Told::Current,
+        };
+        let _ = self.changes.send(self.subject.change(told)).await;
+        Ok(version)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.changes.is_closed()
+    }
+
+    fn heard(&self) {
+        self.subject.heard();
+    }
+
+    fn restarted(&self) {
+        self.subject.restarted();
+    }
+
+    fn lost(&self, trouble: &Trouble) {
+        self.subject.lost(trouble);
+    }
+
+    fn interrupted(&self) {
+        self.subject.interrupted();
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    /// Watches all objects under `path`, such as `/api/v1/pods`.
+    pub(crate) fn new(path: String, client: Client) -> Self {
+        let lists = ListParams::default().limit(PAGE);
+        let watches = WatchParams::default().timeout(RENEWAL);
+        Self { client, request: Request::new(path.clone()), path, lists, watches, metadata_only: false }
+    }
+
+    /// Lists and watches, and begins again whatever happens, until nobody is there to be told. May be dropped anywhere.
+    pub(crate) async fn follow(&self, sink: &mut impl Sink) {
         let mut version = None;
         let mut delays = delays();
         let mut prompt = PROMPT;
-        while !changes.is_closed() {
+        while !sink.is_closed() {
             let began = Instant::now();
-            let ended = self.attempt(&mut version, &changes).await;
-            self.subject.interrupted();
+            let ended = self.attempt(&mut version, sink).await;
+            sink.interrupted();
             let was_steady = began.elapsed() >= STEADY;
             if was_steady {
                 delays = self::delays();
@@ -489,7 +620,7 @@ impl<S: Subject> Source<S> {
                 Ok(ended) => {
                     if matches!(ended, Ended::Expired) {
                         version = None;
-                        self.subject.restarted();
+                        sink.restarted();
                     }
                     if prompt > 0 {
                         prompt -= 1;
@@ -502,7 +633,7 @@ impl<S: Subject> Source<S> {
                     if !matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow) {
                         version = None;
                     }
-                    self.subject.lost(&trouble);
+                    sink.lost(&trouble);
                 }
             }
             sleep(delays.next().unwrap_or(DELAYS.1)).await;
@@ -510,35 +641,38 @@ impl<S: Subject> Source<S> {
     }
 
     /// Lists, unless there is a version to go on from, and watches.
-    async fn attempt(&self, version: &mut Option<String>, changes: &mpsc::Sender<S::Change>) -> Result<Ended, Trouble> {
+    async fn attempt(&self, version: &mut Option<String>, sink: &mut impl Sink) -> Result<Ended, Trouble> {
         let from = if let Some(version) = version {
             version
         } else {
-            let Some((listed, objects)) = self.list().await? else { return Ok(Ended::Expired) };
-            self.subject.heard();
-            let _ = changes.send(self.subject.change(Told::All(objects))).await;
+            let Some(listed) = self.list(sink).await? else { return Ok(Ended::Expired) };
+            sink.heard();
+            sink.take(Raw::Listed).await.map_err(unreadable)?;
             version.insert(listed)
         };
-        self.watch(from, changes).await
+        self.watch(from, sink).await
     }
 
-    /// All objects, and the version of the list. `None` when it expired before its last page.
-    async fn list(&self) -> Result<Option<(String, Vec<S::Object>)>, Trouble> {
-        let mut objects = Vec::new();
+    /// Tells all objects, page by page; the version of the list. `None` when it expired before its last page.
+    async fn list(&self, sink: &mut impl Sink) -> Result<Option<String>, Trouble> {
         let mut params = self.lists.clone();
+        sink.take(Raw::Listing).await.map_err(unreadable)?;
         for _ in 0..PAGES {
             let list =
                 if self.metadata_only { self.request.list_metadata(&params) } else { self.request.list(&params) };
             let list = list.map_err(|error| Trouble::Unreadable(error.to_string()))?;
-            let page: Page<S::Object> = match self.answer(self.client.request(list)).await {
+            let text = match self.answer(self.client.request_text(list)).await {
                 Err(Failure::Expired) => return Ok(None),
                 Err(Failure::Trouble(trouble)) => return Err(trouble),
-                Ok(page) => page,
+                Ok(text) => text,
             };
-            objects.extend(page.items.into_iter().flatten().map(|object| self.subject.trim(object)));
+            let page: Page<'_> = serde_json::from_str(&text).map_err(unreadable)?;
+            for object in page.items.into_iter().flatten() {
+                sink.take(Raw::Item(object)).await.map_err(unreadable)?;
+            }
             let PageMetadata { resource_version, r#continue } = page.metadata;
             if r#continue.is_empty() {
-                return Ok(Some((resource_version, objects)));
+                return Ok(Some(resource_version));
             }
             params.continue_token = Some(r#continue);
         }
@@ -546,58 +680,69 @@ impl<S: Subject> Source<S> {
     }
 
     /// Follows `version` to what is newest, until the watch ends.
-    async fn watch(&self, version: &mut String, changes: &mpsc::Sender<S::Change>) -> Result<Ended, Trouble> {
+    async fn watch(&self, version: &mut String, sink: &mut impl Sink) -> Result<Ended, Trouble> {
         let watch = if self.metadata_only {
             self.request.watch_metadata(&self.watches, version)
         } else {
             self.request.watch(&self.watches, version)
         };
         let watch = watch.map_err(|error| Trouble::Unreadable(error.to_string()))?;
-        let events = match self.answer(self.client.request_events::<S::Object>(watch)).await {
+        // Not kube's own events: they own what they are read into, and need the type before the object.
+        let body = match self.answer(self.client.request_stream(watch)).await {
             Err(Failure::Expired) => return Ok(Ended::Expired),
             Err(Failure::Trouble(trouble)) => return Err(trouble),
-            Ok(events) => events,
+            Ok(body) => body,
         };
-        let mut events = pin!(events);
+        let mut lines = Lines { reader: pin!(body), line: Vec::new(), is_whole: false };
         let limit = Duration::from_secs(RENEWAL.into()) + GRACE;
         let answered = Instant::now();
         let mut is_current = false;
         loop {
-            self.subject.heard();
+            sink.heard();
             let patience = if is_current { limit } else { SETTLED.saturating_sub(answered.elapsed()) };
-            let event = match timeout(patience, events.try_next()).await {
+            let line = match timeout(patience, lines.next()).await {
                 Err(_) if !is_current => {
                     is_current = true;
-                    let _ = changes.send(self.subject.change(Told::Current)).await;
+                    sink.take(Raw::Current).await.map_err(unreadable)?;
                     continue;
                 }
                 Err(_) => return Err(Trouble::Slow),
                 Ok(Ok(None)) => return Ok(Ended::InTime),
-                Ok(Ok(Some(event))) => event,
-                Ok(Err(error)) => match self.failure(&error) {
-                    Failure::Expired => return Ok(Ended::Expired),
-                    Failure::Trouble(trouble) => return Err(trouble),
+                Ok(Ok(Some(line))) => line,
+                Ok(Err(error)) if is_cut(&error) => return Ok(Ended::InTime),
+                Ok(Err(error)) => return Err(Trouble::Unreachable(error.to_string())),
+            };
+            let event: Event<'_> = match serde_json::from_slice(line) {
+                Ok(event) => event,
+                // The connection was cut in the middle of a line.
+                Err(error) if error.is_eof() => continue,
+                Err(error) => match serde_json::from_slice::<Box<kube::core::Status>>(line) {
+                    Ok(status) if status.code != 0 => return self.refused(status),
+                    _ => return Err(unreadable(error)),
                 },
             };
-            let told = match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    advance(version, S::version(&object));
-                    Told::Put(self.subject.trim(object))
-                }
-                WatchEvent::Deleted(object) => {
-                    advance(version, S::version(&object));
-                    Told::Gone(object)
-                }
-                WatchEvent::Bookmark(bookmark) => {
-                    version.clone_from(&bookmark.metadata.resource_version);
+            let told = match &*event.r#type {
+                "ADDED" | "MODIFIED" => Raw::Put(event.object),
+                "DELETED" => Raw::Gone(event.object),
+                "BOOKMARK" => {
+                    let bookmark: Bookmark = serde_json::from_str(event.object.get()).map_err(unreadable)?;
+                    advance(version, bookmark.metadata.resource_version);
                     continue;
                 }
-                WatchEvent::Error(status) => match self.failure(&kube::Error::Api(status)) {
-                    Failure::Expired => return Ok(Ended::Expired),
-                    Failure::Trouble(trouble) => return Err(trouble),
-                },
+                "ERROR" => {
+                    return self.refused(serde_json::from_str(event.object.get()).map_err(unreadable)?);
+                }
+                other => return Err(Trouble::Unreadable(format!("an event of the unknown type {other}"))),
             };
-            let _ = changes.send(self.subject.change(told)).await;
+            advance(version, sink.take(told).await.map_err(unreadable)?);
+        }
+    }
+
+    /// How a watch ends that the API server refuses to go on with.
+    fn refused(&self, status: Box<kube::core::Status>) -> Result<Ended, Trouble> {
+        match self.failure(&kube::Error::Api(status)) {
+            Failure::Expired => Ok(Ended::Expired),
+            Failure::Trouble(trouble) => Err(trouble),
         }
     }
 
@@ -630,9 +775,63 @@ enum Failure {
     Trouble(Trouble),
 }
 
-fn advance(version: &mut String, newer: &str) {
+fn advance(version: &mut String, newer: String) {
     if !newer.is_empty() {
-        newer.clone_into(version);
+        *version = newer;
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "of map_err")]
+fn unreadable(error: serde_json::Error) -> Trouble {
+    Trouble::Unreadable(error.to_string())
+}
+
+/// Whether a connection ended between two messages or in one; an API server that goes away does so.
+fn is_cut(error: &std::io::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let is_end = |error: &std::io::Error| error.kind() == std::io::ErrorKind::UnexpectedEof;
+        if error.downcast_ref().is_some_and(is_end) || error.to_string().contains("unexpected EOF during chunk") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The lines of an answer.
+struct Lines<R> {
+    reader: R,
+    line: Vec<u8>,
+    /// Whether the line was handed out.
+    is_whole: bool,
+}
+
+// === impl Lines ===
+
+impl<R: AsyncBufRead + Unpin> Lines<R> {
+    /// The next one, without its end. May be dropped while it waits, and called again.
+    async fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
+        if std::mem::take(&mut self.is_whole) {
+            self.line.clear();
+        }
+        loop {
+            let chunk = self.reader.fill_buf().await?;
+            let end = memchr::memchr(b'\n', chunk);
+            if chunk.is_empty() && self.line.is_empty() {
+                return Ok(None);
+            }
+            self.is_whole = chunk.is_empty() || end.is_some();
+            self.line.extend_from_slice(&chunk[..end.unwrap_or(chunk.len())]);
+            let read = end.map_or(chunk.len(), |end| end + 1);
+            self.reader.consume_unpin(read);
+            if self.is_whole {
+                return Ok(Some(&self.line));
+            }
+            if self.line.len() > LINE {
+                return Err(std::io::Error::other(format!("an event of more than {LINE} bytes")));
+            }
+        }
     }
 }
 

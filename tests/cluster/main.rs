@@ -15,6 +15,7 @@ mod explain;
 mod facts;
 mod manager;
 mod missed;
+mod recreate;
 mod registration;
 mod rollout;
 mod store;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         daemon::tests(),
         manager::tests(),
         missed::tests(),
+        recreate::tests(),
         rollout::tests(),
         store::tests(),
     ];

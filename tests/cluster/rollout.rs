@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
+use outrigger::controllers::pods::{self, Hub};
 use outrigger::controllers::sidecarset::metrics::Metrics;
 use outrigger::controllers::sidecarset::{self, Known, Settings};
 use outrigger::sidecarset::admit::Stored;
@@ -42,7 +44,7 @@ pub fn tests() -> Vec<Test> {
 struct Leader {
     registry: Registry,
     shutdown: CancellationToken,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Leader {
@@ -53,8 +55,10 @@ impl Leader {
         let mut registry = Registry::with_prefix("outrigger");
         metrics.register(&mut registry);
         // Revisions are where the test is, so that they go with it.
-        let work = sidecarset::run(client.clone(), known, Settings::new(ns.name()), metrics, shutdown.clone());
-        let tasks = [tokio::spawn(feed.run(shutdown.clone())), tokio::spawn(work)];
+        let (settings, mut hub) = (Settings::new(ns.name()), Hub::new(client.clone(), pods::Metrics::default()));
+        let work = sidecarset::run(client.clone(), known, settings, metrics, &mut hub, shutdown.clone());
+        let tasks = [feed.run(shutdown.clone()).boxed(), hub.run(shutdown.clone()).boxed(), work.boxed()];
+        let tasks = tasks.map(tokio::spawn);
         Self { registry, shutdown, tasks }
     }
 

@@ -34,7 +34,6 @@ pub struct Metrics {
     pods: Family<[(&'static str, &'static str); 1], Gauge>,
     reconciles: Histogram,
     queued: Gauge,
-    restarts: Counter,
 }
 
 /// What one SidecarSet adds to the gauges, until it is dropped.
@@ -74,7 +73,6 @@ impl Default for Metrics {
             pods: Family::default(),
             reconciles: Histogram::new(BUCKETS),
             queued: Gauge::default(),
-            restarts: Counter::default(),
         }
     }
 }
@@ -95,11 +93,6 @@ impl Metrics {
             "Writes to pods that wait for those before them",
             self.queued.clone(),
         );
-        registry.register(
-            "rollout_watch_restarts",
-            "How often the watch of pods broke and began again",
-            self.restarts.clone(),
-        );
         for step in Step::NAMES {
             for taken in Taken::ALL {
                 drop(self.writes.get_or_create(&[("step", step), ("result", taken.name())]));
@@ -118,11 +111,6 @@ impl Metrics {
     /// Notes how long a decision took.
     pub fn decided(&self, took: Duration) {
         self.reconciles.observe(took.as_secs_f64());
-    }
-
-    /// Counts that the watch of pods began again.
-    pub fn restarted(&self) {
-        self.restarts.inc();
     }
 
     /// What one more SidecarSet adds.

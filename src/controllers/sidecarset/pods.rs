@@ -1,16 +1,17 @@
 //! The pods that carry a SidecarSet, as they were last heard of, by the sets that they name.
 //!
-//! They come from a watch of all pods, and from the answers to our own writes; of two copies the newer one stays, so a
+//! They come from the [watch of all pods](crate::controllers::pods), and from the answers to our own writes; of two copies the newer one stays, so a
 //! decision is never made on a pod as it was before our last write to it. Pods that carry nothing are dropped as they are
 //! read. Texts that many pods have in common are there once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Deserializer};
+use memchr::memmem::Finder;
 
 use crate::api::names;
 use crate::api::sidecarset::SidecarSet;
+use crate::controllers::pods::Head;
 use crate::rollout::Pod;
 use crate::rollout::pod::is_record;
 use crate::selector::{Selector, SelectorError};
@@ -24,7 +25,7 @@ pub struct Key {
     pub name: Arc<str>,
 }
 
-/// A pod as a watch tells it.
+/// A pod as the watch tells it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     key: Key,
@@ -46,8 +47,18 @@ pub struct Pods {
 
 #[derive(Debug, Default)]
 struct Known {
-    pods: HashMap<Key, Arc<Pod>>,
+    pods: HashMap<Key, Kept>,
+    /// How many lists were begun.
+    lists: u32,
     by_set: BTreeMap<Box<str>, BTreeMap<Key, Arc<Pod>>>,
+}
+
+/// A pod in the cache.
+#[derive(Debug)]
+struct Kept {
+    pod: Arc<Pod>,
+    /// The last list that had begun when it was told.
+    list: u32,
 }
 
 /// Texts that are shared.
@@ -63,9 +74,23 @@ const FEW_TEXTS: usize = 4096;
 
 // === impl Seen ===
 
-impl<'de> Deserialize<'de> for Seen {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Pod::deserialize(deserializer).map(Self::from)
+impl Seen {
+    /// Reads a pod as the watch tells it. One that carries no SidecarSet, which is known from a word in its text, and one
+    /// that cannot be read, is there by its name only.
+    pub fn read(head: &Head<'_>, raw: &str) -> Self {
+        static INJECTED: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(names::INJECTED_LIST));
+        let pod = INJECTED.find(raw.as_bytes()).and_then(|_| serde_json::from_str::<Pod>(raw).ok());
+        pod.map_or_else(|| Self::bare(head), Self::from)
+    }
+
+    /// By its name only.
+    pub fn bare(head: &Head<'_>) -> Self {
+        Self {
+            key: Key { namespace: (*head.namespace).into(), name: (*head.name).into() },
+            uid: (*head.uid).into(),
+            version: (*head.resource_version).into(),
+            pod: None,
+        }
     }
 }
 
@@ -114,7 +139,12 @@ impl Pods {
 
     /// Takes what the watch tells of one pod. The names of the sets that this concerns go to `touch`.
     pub fn put(&self, seen: Seen, touch: impl FnMut(&str)) {
-        lock(&self.known).put(seen, touch);
+        let mut known = lock(&self.known);
+        let (key, list) = (seen.key.clone(), known.lists);
+        known.put(seen, touch);
+        if let Some(kept) = known.pods.get_mut(&key) {
+            kept.list = list;
+        }
     }
 
     /// Takes that a pod is gone.
@@ -122,21 +152,23 @@ impl Pods {
         lock(&self.known).remove(&seen.key, &seen.uid, touch);
     }
 
-    /// Takes a list of all pods.
-    pub fn all(&self, listed: Vec<Seen>, mut touch: impl FnMut(&str)) {
+    /// A list begins: what is not put until it is [listed](Self::listed) is gone.
+    pub fn listing(&self) {
         let mut known = lock(&self.known);
-        let names: HashMap<Key, Box<str>> = listed.iter().map(|seen| (seen.key.clone(), seen.uid.clone())).collect();
+        known.lists = known.lists.wrapping_add(1);
+    }
+
+    /// All pods were put.
+    pub fn listed(&self, mut touch: impl FnMut(&str)) {
+        let mut known = lock(&self.known);
         let gone: Vec<(Key, Box<str>)> = known
             .pods
             .iter()
-            .filter(|(key, pod)| names.get(key) != Some(&pod.uid))
-            .map(|(key, pod)| (key.clone(), pod.uid.clone()))
+            .filter(|(_, kept)| kept.list != known.lists)
+            .map(|(key, kept)| (key.clone(), kept.pod.uid.clone()))
             .collect();
         for (key, uid) in gone {
             known.remove(&key, &uid, &mut touch);
-        }
-        for seen in listed {
-            known.put(seen, &mut touch);
         }
     }
 
@@ -144,7 +176,7 @@ impl Pods {
     pub fn answer(&self, pod: Pod, touch: impl FnMut(&str)) {
         let seen = self.trim(Seen::from(pod));
         let mut known = lock(&self.known);
-        if known.pods.get(&seen.key).is_some_and(|pod| pod.uid == seen.uid) {
+        if known.pods.get(&seen.key).is_some_and(|kept| kept.pod.uid == seen.uid) {
             known.put(seen, touch);
         }
     }
@@ -157,8 +189,8 @@ impl Pods {
     /// The version of the newest copy of a pod; `None` when it is gone.
     pub fn version(&self, pod: &Pod) -> Option<Box<str>> {
         let known = lock(&self.known);
-        let newest = known.pods.get(&Key::of(pod)).filter(|newest| newest.uid == pod.uid)?;
-        Some(newest.resource_version.clone())
+        let newest = known.pods.get(&Key::of(pod)).filter(|newest| newest.pod.uid == pod.uid)?;
+        Some(newest.pod.resource_version.clone())
     }
 
     /// How many there are.
@@ -181,8 +213,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Known {
     fn put(&mut self, seen: Seen, mut touch: impl FnMut(&str)) {
         let Seen { key, uid, version, pod } = seen;
-        let before = self.pods.get(&key);
-        if let Some(before) = before.filter(|before| before.uid == uid) {
+        let before = self.pods.get(&key).map(|kept| Arc::clone(&kept.pod));
+        if let Some(before) = before.as_ref().filter(|before| before.uid == uid) {
             if !is_newer(&version, &before.resource_version) {
                 return;
             }
@@ -195,11 +227,15 @@ impl Known {
                         *place = Arc::clone(pod);
                     }
                 }
-                self.pods.insert(key, Arc::clone(pod));
+                if let Some(kept) = self.pods.get_mut(&key) {
+                    kept.pod = Arc::clone(pod);
+                }
                 return;
             }
         }
-        if let Some(before) = before.cloned() {
+        // An answer says nothing about a list.
+        let list = self.pods.get(&key).map_or(self.lists, |kept| kept.list);
+        if let Some(before) = before {
             self.remove(&key, &before.uid, &mut touch);
         }
         let Some(pod) = pod else { return };
@@ -207,14 +243,14 @@ impl Known {
             self.by_set.entry(set.into()).or_default().insert(key.clone(), Arc::clone(&pod));
             touch(set);
         }
-        self.pods.insert(key, pod);
+        self.pods.insert(key, Kept { pod, list });
     }
 
     fn remove(&mut self, key: &Key, uid: &str, mut touch: impl FnMut(&str)) {
-        if self.pods.get(key).is_none_or(|pod| *pod.uid != *uid) {
+        if self.pods.get(key).is_none_or(|kept| *kept.pod.uid != *uid) {
             return;
         }
-        let Some(pod) = self.pods.remove(key) else { return };
+        let Some(Kept { pod, .. }) = self.pods.remove(key) else { return };
         for set in pod.injected_by() {
             if let Some(pods) = self.by_set.get_mut(set) {
                 pods.remove(key);
@@ -298,15 +334,23 @@ mod tests {
                 "labels": {"app": "web"}, "annotations": annotations},
             "spec": {"containers": [{"name": "agent", "image": image}]},
         });
-        serde_json::from_str(&document.to_string()).unwrap()
+        let document = document.to_string();
+        Seen::read(&Head::read(&document), &document)
+    }
+
+    fn list(pods: &Pods, listed: Vec<Seen>, mut touch: impl FnMut(&str)) {
+        pods.listing();
+        for seen in listed {
+            pods.put(pods.trim(seen), &mut touch);
+        }
+        pods.listed(touch);
     }
 
     fn cache() -> (Pods, Vec<String>) {
         let pods = Pods::default();
         let mut touched = Vec::new();
         let listed = vec![pod("a", "10", Some("mesh,logs"), "x:1"), pod("b", "11", None, "x:1")];
-        let listed = listed.into_iter().map(|seen| pods.trim(seen)).collect();
-        pods.all(listed, |set| touched.push(set.to_owned()));
+        list(&pods, listed, |set| touched.push(set.to_owned()));
         (pods, touched)
     }
 
@@ -372,8 +416,34 @@ mod tests {
         #[case] logs: usize,
     ) {
         let (pods, _) = cache();
-        pods.all(listed, |_| {});
+        list(&pods, listed, |_| {});
         assert_eq!((pods.of("mesh").len(), pods.of("logs").len()), (mesh, logs));
+    }
+
+    #[rstest]
+    #[case::told_before(&["put"], 0)]
+    #[case::answered_before(&["answer"], 0)]
+    #[case::answered_meanwhile(&["listing", "answer"], 0)]
+    #[case::told_in_the_list(&["listing", "put"], 1)]
+    #[case::told_in_a_list_that_began_anew(&["listing", "put", "listing"], 0)]
+    #[case::told_as_it_was(&["listing", "same"], 1)]
+    fn what_a_whole_list_lacks_is_gone(#[case] steps: &[&str], #[case] left: usize) {
+        let (pods, _) = cache();
+        let newer = || pods.trim(pod("a", "12", Some("mesh"), "x:2"));
+        for step in steps {
+            match *step {
+                "put" => pods.put(newer(), |_| {}),
+                "same" => pods.put(pods.trim(pod("a", "10", Some("mesh,logs"), "x:1")), |_| {}),
+                "answer" => pods.answer(Arc::unwrap_or_clone(newer().pod.unwrap()), |_| {}),
+                _ => pods.listing(),
+            }
+        }
+        if !steps.contains(&"listing") {
+            pods.listing();
+        }
+        assert_eq!(pods.len(), 1, "nothing goes before the list is whole");
+        pods.listed(|_| {});
+        assert_eq!(pods.len(), left);
     }
 
     #[test]

@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value, reason = "tables are read more easily without borrows")]
+
 use rstest::rstest;
 
 use super::*;
