@@ -43,9 +43,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long an answer about images may take.
 const IMAGES: Duration = Duration::from_secs(10);
 /// How long a list of all images may take.
-const ALL_IMAGES: Duration = Duration::from_secs(60);
+const ALL_IMAGES: Duration = Duration::from_mins(1);
 /// How much longer than its grace a stop may take: as long as the kubelet waits. WEAK-3: the reference waits 5 s.
-pub const STOP_SLACK: Duration = Duration::from_secs(120);
+pub const STOP_SLACK: Duration = Duration::from_mins(2);
 /// Containers of a pod that are asked about at a time.
 const ABREAST: usize = 8;
 

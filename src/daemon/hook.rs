@@ -82,7 +82,7 @@ fn port(port: &Value, pod: &Value, container: &str) -> Option<u16> {
     if let Ok(port) = name.parse() {
         return Some(port).filter(|port| *port > 0);
     }
-    let lists = ["containers", "initContainers"].into_iter().flat_map(|list| pod["spec"][list].as_array());
+    let lists = ["containers", "initContainers"].into_iter().filter_map(|list| pod["spec"][list].as_array());
     let container = lists.flatten().find(|spec| spec["name"] == container)?;
     let ports = container["ports"].as_array()?;
     ports.iter().find(|port| port["name"] == name).and_then(|port| number(&port["containerPort"]))
@@ -95,12 +95,12 @@ mod tests {
 
     use super::*;
 
-    fn read(hook: Value) -> Result<Hook, String> {
+    fn read(hook: &Value) -> Result<Hook, String> {
         let pod = json!({
             "spec": {"containers": [{"name": "web", "ports": [{"name": "admin", "containerPort": 9090}]}]},
             "status": {"podIP": "10.0.0.7"},
         });
-        Hook::read(&hook, &pod, "web")
+        Hook::read(hook, &pod, "web")
     }
 
     fn get(host: &str, port: u16) -> Hook {
@@ -114,7 +114,7 @@ mod tests {
     #[case::a_host(json!({"httpGet": {"path": "/x", "port": "81", "host": "h"}}), get("h", 81))]
     #[case::a_named_port(json!({"httpGet": {"path": "/x", "port": "admin"}}), get("10.0.0.7", 9090))]
     fn hooks_are_read_crr_57(#[case] hook: Value, #[case] read_as: Hook) {
-        assert_eq!(read(hook), Ok(read_as));
+        assert_eq!(read(&hook), Ok(read_as));
     }
 
     #[rstest]
@@ -122,6 +122,6 @@ mod tests {
     #[case::nothing(json!(null), "only exec, httpGet and sleep are known")]
     #[case::no_such_port(json!({"httpGet": {"port": "x"}}), "httpGet asks for port \"x\", which container web does not have")]
     fn what_is_no_hook_fails_and_says_so_crr_58(#[case] hook: Value, #[case] told: &str) {
-        assert_eq!(read(hook), Err(told.to_owned()));
+        assert_eq!(read(&hook), Err(told.to_owned()));
     }
 }

@@ -19,6 +19,7 @@ use super::worker::Worker;
 use crate::api::names;
 use crate::cri::detect::Runtimes;
 use crate::health::Part;
+use crate::recreate;
 use crate::store::watch::{Source, Subject, Told, Trouble};
 
 /// Changes that wait to be taken.
@@ -70,14 +71,10 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) key: Key,
-    pub(super) uid: Box<str>,
-    pub(super) version: Box<str>,
     /// Namespace and name of its pod.
     pub(super) pod: Key,
-    /// Whether it is neither completed nor being deleted (CRR-22).
-    pub(super) is_live: bool,
-    /// The object, without `metadata.managedFields`.
-    pub(super) object: Value,
+    /// What is read of it.
+    pub(super) read: recreate::Request,
 }
 
 /// A pod as it was last heard of.
@@ -210,13 +207,13 @@ impl Shared {
 
     /// Takes that a request is gone.
     pub(super) fn forget(&self, request: &Request) {
-        self.known().remove(&request.key, &request.uid);
+        self.known().remove(&request.key, &request.read.uid);
     }
 
     /// Whether the worker of a pod may end, since it has nothing to do. It must then.
     pub(super) fn is_over(&self, pod: &Key) -> bool {
         let mut known = self.known();
-        let has_live = known.requests.values().any(|request| request.is_live && request.pod == *pod);
+        let has_live = known.requests.values().any(|request| request.read.is_live() && request.pod == *pod);
         if !has_live {
             known.signals.remove(pod);
         }
@@ -229,21 +226,23 @@ impl Shared {
             Told::All(requests) => {
                 let listed: Vec<Arc<Request>> =
                     requests.into_iter().filter_map(|SeenRequest(request)| request).collect();
-                let uids: HashMap<&Key, &str> = listed.iter().map(|request| (&request.key, &*request.uid)).collect();
-                let gone = known.requests.values().filter(|request| uids.get(&request.key) != Some(&&*request.uid));
+                let uids: HashMap<&Key, &str> =
+                    listed.iter().map(|request| (&request.key, &*request.read.uid)).collect();
+                let gone =
+                    known.requests.values().filter(|request| uids.get(&request.key) != Some(&&*request.read.uid));
                 let gone: Vec<Arc<Request>> = gone.cloned().collect();
                 for request in gone {
-                    known.remove(&request.key, &request.uid);
+                    known.remove(&request.key, &request.read.uid);
                 }
                 for request in listed {
                     known.put(request);
                 }
             }
             Told::Put(SeenRequest(Some(request))) => known.put(request),
-            Told::Gone(SeenRequest(Some(request))) => known.remove(&request.key, &request.uid),
+            Told::Gone(SeenRequest(Some(request))) => known.remove(&request.key, &request.read.uid),
             Told::Put(_) | Told::Gone(_) | Told::Current => {}
         }
-        self.metrics.live(known.requests.values().filter(|request| request.is_live).count());
+        self.metrics.live(known.requests.values().filter(|request| request.read.is_live()).count());
     }
 
     fn take_pod(&self, told: Told<SeenPod>) {
@@ -294,8 +293,8 @@ impl Shared {
 impl Known {
     fn put(&mut self, request: Arc<Request>) {
         if let Some(there) = self.requests.get(&request.key)
-            && there.uid == request.uid
-            && is_newer(&there.version, &request.version)
+            && there.read.uid == request.read.uid
+            && is_newer(&there.read.version, &request.read.version)
         {
             return;
         }
@@ -304,7 +303,7 @@ impl Known {
     }
 
     fn remove(&mut self, key: &Key, uid: &str) {
-        if self.requests.get(key).is_some_and(|there| &*there.uid == uid)
+        if self.requests.get(key).is_some_and(|there| there.read.uid == uid)
             && let Some(request) = self.requests.remove(key)
         {
             // WEAK-1: what waited for it has its turn.
@@ -330,23 +329,13 @@ fn is_newer(version: &str, than: &str) -> bool {
 // === impl SeenRequest ===
 
 impl From<Value> for SeenRequest {
-    fn from(mut object: Value) -> Self {
-        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("managedFields");
-        }
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let (namespace, name, pod) = (text("/metadata/namespace"), text("/metadata/name"), text("/spec/podName"));
-        if name.is_empty() {
+    fn from(object: Value) -> Self {
+        let read = recreate::Request::read(&object);
+        if read.name.is_empty() {
             return Self(None);
         }
-        Self(Some(Arc::new(Request {
-            key: Key::new(namespace, name),
-            uid: text("/metadata/uid").into(),
-            version: text("/metadata/resourceVersion").into(),
-            pod: Key::new(namespace, pod),
-            is_live: text("/status/phase") != "Completed" && text("/metadata/deletionTimestamp").is_empty(),
-            object,
-        })))
+        let (key, pod) = (Key::new(&read.namespace, &read.name), Key::new(&read.namespace, &read.spec.pod_name));
+        Self(Some(Arc::new(Request { key, pod, read })))
     }
 }
 
@@ -431,7 +420,7 @@ impl Subject for OfRequests {
     type Change = News;
 
     fn version(SeenRequest(request): &SeenRequest) -> &str {
-        request.as_ref().map(|request| &*request.version).unwrap_or_default()
+        request.as_ref().map(|request| &*request.read.version).unwrap_or_default()
     }
 
     fn change(&self, told: Told<SeenRequest>) -> News {
@@ -493,7 +482,7 @@ impl Workers {
         let mut new = Vec::new();
         {
             let known = &mut *self.shared.known();
-            for request in known.requests.values().filter(|request| request.is_live) {
+            for request in known.requests.values().filter(|request| request.read.is_live()) {
                 if !known.signals.contains_key(&request.pod) {
                     let signal = Arc::new(Notify::new());
                     known.signals.insert(request.pod.clone(), Arc::clone(&signal));
@@ -568,8 +557,8 @@ mod tests {
         let mut known = Known::default();
         known.put(request("10"));
         known.put(request("9"));
-        assert_eq!(&*known.requests[&Key::new("shop", "r")].version, "10");
+        assert_eq!(&*known.requests[&Key::new("shop", "r")].read.version, "10");
         known.put(request("11"));
-        assert_eq!(&*known.requests[&Key::new("shop", "r")].version, "11");
+        assert_eq!(&*known.requests[&Key::new("shop", "r")].read.version, "11");
     }
 }

@@ -24,7 +24,7 @@ use crate::app::now;
 use crate::cluster::{CallError, FIELD_OWNER, call};
 use crate::cri::detect::Runtimes;
 use crate::cri::{self, Client, STOP_SLACK, v1};
-use crate::recreate::{self, Instance, State, Step, Underway};
+use crate::recreate::{self, Choice, Instance, Pod, State, Step, Underway};
 
 /// The first and the longest wait between two attempts; jitter is added.
 const DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -32,6 +32,8 @@ const DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 const RESYNC: Duration = Duration::from_secs(30);
 /// Steps that follow each other at once; then there is a pause, whatever is decided.
 const AT_ONCE: u32 = 32;
+/// Steps that a dry run looks ahead.
+const FORESEEN: usize = 8;
 
 /// What a worker does next.
 enum Next {
@@ -57,24 +59,37 @@ pub(super) struct Worker {
     deeds: JoinSet<Did>,
     /// What nobody waits for any more: commands that take longer than they may, and events on their way.
     left: JoinSet<()>,
-    /// What a dry run last told.
+    /// What was last said to be stopped, and by a dry run.
+    killing: String,
     told: String,
 }
 
-/// Why no runtime can be asked.
-enum Missing {
-    /// It may come.
-    ForNow(String),
-    /// It will not.
-    ForGood(String),
+/// Why there is no runtime for a request.
+enum Lack {
+    /// There never will be one.
+    Known(String),
+    /// It does not answer now.
+    Away(String),
+}
+
+/// Which container, for which request.
+struct Target {
+    request: Arc<Request>,
+    container: String,
+    /// Its id, without the name of the runtime.
+    id: String,
+}
+
+impl Target {
+    fn occasion(&self) -> String {
+        format!("{} {}", self.request.read.uid, self.id)
+    }
 }
 
 /// A hook or stop that ended.
 struct Did {
     deed: Deed,
-    request: Arc<Request>,
-    container: String,
-    id: String,
+    target: Target,
     /// Why it failed, if it did.
     error: Option<String>,
     became: Became,
@@ -92,6 +107,7 @@ impl Worker {
             underway: Underway::default(),
             deeds: JoinSet::new(),
             left: JoinSet::new(),
+            killing: String::new(),
             told: String::new(),
         }
     }
@@ -126,85 +142,92 @@ impl Worker {
     /// Looks, decides, and does one thing.
     async fn round(&mut self) -> Next {
         let requests = self.shared.requests(&self.pod);
-        if self.deeds.is_empty() && self.shared.is_over(&self.pod) {
-            return Next::End;
-        }
-        let read: Vec<recreate::Request> =
-            requests.iter().map(|request| recreate::Request::read(&request.object)).collect();
-        let pod = self.shared.pod(&self.pod).and_then(|pod| serde_json::from_str::<Value>(&pod.text).ok());
-        let seen = pod.as_ref().map(recreate::Pod::read);
-        let choice = recreate::choose(&read, seen.as_ref().map(|pod| pod.uid.as_str()), &self.underway);
-        let whole = |of: &recreate::Request| requests.iter().find(|request| *request.uid == *of.uid).cloned();
-        for waiting in choice.told {
-            let Some(request) = whole(waiting) else { continue };
-            match self.patch(&request, &recreate::queued(waiting)).await {
+        let pod = self.shared.pod(&self.pod);
+        let all = requests.iter().map(|request| &request.read);
+        let Choice { chosen, told } = recreate::choose(all, pod.as_ref().map(|pod| &*pod.uid), &self.underway);
+        let find =
+            |read: &recreate::Request| requests.iter().find(|request| std::ptr::eq(&raw const request.read, read));
+        for request in told.into_iter().filter_map(find) {
+            if self.shared.is_dry_run {
+                break;
+            }
+            match self.write(request, &recreate::queued(&request.read)).await {
                 Next::Look => {}
                 other => return other,
             }
         }
-        let Some((chosen, request)) = choice.chosen.and_then(|chosen| Some((chosen, whole(chosen)?))) else {
+        let Some(request) = chosen.and_then(find) else {
+            let is_over = self.deeds.is_empty() && self.shared.is_over(&self.pod);
+            return if is_over { Next::End } else { Next::Rest(RESYNC) };
+        };
+        if self.underway.is_busy() {
             return Next::Rest(RESYNC);
-        };
-        let client = match self.runtime_of(chosen) {
-            Ok(client) => client,
-            // CRR-28.
-            Err(Missing::ForGood(why)) if chosen.is_live() => {
-                return self.patch(&request, &recreate::no_runtime(chosen, &why, now())).await;
-            }
-            Err(Missing::ForGood(_)) => return Next::Rest(RESYNC),
-            Err(Missing::ForNow(why)) => {
-                self.warn(&request, "the container runtime cannot be asked; tried again", &why);
-                return Next::Retry;
-            }
-        };
-        let instances = match instances(&client, &request).await {
-            Ok(instances) => instances,
-            Err(error) => {
-                self.warn(&request, "the container runtime cannot be asked; tried again", &error);
-                return Next::Retry;
-            }
-        };
-        let before = self.shared.is_dry_run.then(|| self.underway.clone());
-        let step = recreate::step(chosen, seen.as_ref(), &instances, &mut self.underway, now());
-        if let Some(before) = before
-            && !matches!(step, Step::Rest { .. })
-        {
-            self.underway = before;
-            return self.tell(&request, &step);
         }
-        match step {
+        let client = match self.runtime_of(request) {
+            Ok(client) => client,
+            Err(Lack::Known(why)) => {
+                let end = recreate::no_runtime(&request.read, &why, now());
+                return if self.shared.is_dry_run { self.tell(request, &why) } else { self.write(request, &end).await };
+            }
+            Err(Lack::Away(why)) => return self.wait_for_runtime(request, &why).await,
+        };
+        let instances = match client.containers(&request.read.pod_uid).await {
+            Ok(found) => found.iter().filter_map(instance).collect::<Vec<_>>(),
+            Err(error) => return self.wait_for_runtime(request, &error.to_string()).await,
+        };
+        let object = pod.and_then(|pod| serde_json::from_str::<Value>(&pod.text).ok());
+        let read = object.as_ref().map(Pod::read);
+        if self.shared.is_dry_run {
+            let would = foresee(&request.read, read.as_ref(), &instances);
+            return self.tell(request, &would);
+        }
+        let request = Arc::clone(request);
+        match recreate::step(&request.read, read.as_ref(), &instances, &mut self.underway, now()) {
             Step::Rest { wake } => Next::Rest(wake.map_or(RESYNC, |wake| wake.min(RESYNC))),
-            Step::Write(patch) => self.patch(&request, &patch).await,
+            Step::Write(patch) => self.write(&request, &patch).await,
             Step::Hook { container, id, hook, limit } => {
-                self.killing(&request, &container, &id);
-                let pod = pod.unwrap_or_default();
-                self.hook(client, request, container, id, &hook, &pod, limit);
+                let work = Hook::read(&hook, &object.unwrap_or_default(), &container);
+                let target = Target { request, container, id };
+                self.killing(&target);
+                self.hook(client, target, work, limit);
                 Next::Look
             }
             Step::Stop { container, id, grace } => {
-                self.killing(&request, &container, &id);
-                self.stop(client, request, container, id, grace);
+                let target = Target { request, container, id };
+                self.killing(&target);
+                self.stop(client, target, grace);
                 Next::Look
             }
         }
     }
 
-    /// The runtime that has all containers of a request (CRR-28).
-    fn runtime_of(&self, request: &recreate::Request) -> Result<Client, Missing> {
-        let name = recreate::runtime(request).map_err(Missing::ForGood)?;
+    /// The runtime that has the containers of a request (CRR-28).
+    fn runtime_of(&self, request: &Request) -> Result<Client, Lack> {
+        let name = recreate::runtime(&request.read).map_err(Lack::Known)?;
         let runtimes = self.runtimes.borrow();
         if let Some(runtime) = runtimes.named(name) {
             return Ok(runtime.client.clone());
         }
-        Err(runtimes.missing().map_or_else(
-            || Missing::ForGood(format!("failed to find runtime service: no container runtime of this node is {name}")),
-            Missing::ForNow,
-        ))
+        // WEAK-36: one that does not answer now may be this one, and is waited for.
+        if runtimes.usable.is_empty() || !runtimes.trouble.is_empty() {
+            let why = runtimes.missing().unwrap_or_else(|| runtimes.trouble.join("; "));
+            return Err(Lack::Away(format!("container runtime {name} does not answer: {why}")));
+        }
+        Err(Lack::Known(format!("failed to find runtime service: this node has no container runtime {name}")))
+    }
+
+    /// Waits for a runtime. The request is told that it has to wait, so that nobody takes this daemon for dead (CRR-14).
+    async fn wait_for_runtime(&self, request: &Request, why: &str) -> Next {
+        self.warn(request, "the container runtime cannot be asked; tried again", &why);
+        if request.read.status.phase.is_empty() && !self.shared.is_dry_run {
+            return self.write(request, &recreate::queued(&request.read)).await;
+        }
+        Next::Retry
     }
 
     /// Writes the status of a request (DMN-20: nothing else is written). It is decided anew upon what the API server
     /// answers.
-    async fn patch(&self, request: &Request, patch: &Value) -> Next {
+    async fn write(&self, request: &Request, patch: &Value) -> Next {
         let Key { namespace, name } = &request.key;
         let params = PatchParams { field_manager: Some(FIELD_OWNER.to_owned()), ..PatchParams::default() };
         let asked = call(async {
@@ -260,25 +283,31 @@ impl Worker {
         }
     }
 
-    /// Says on the pod what is about to happen (CRR-52). Nobody waits for it.
-    fn killing(&mut self, request: &Request, container: &str, id: &str) {
+    /// Says on the pod what is about to happen (CRR-52).
+    fn killing(&mut self, target: &Target) {
+        let occasion = target.occasion();
+        if self.killing == occasion {
+            return;
+        }
+        self.killing = occasion;
         let message = format!(
-            "Stopping container {container} as ContainerRecreateRequest {} asks; the kubelet starts it again",
-            request.key.name
+            "Stopping container {} as ContainerRecreateRequest {} asks; the kubelet starts it again",
+            target.container, target.request.key.name
         );
-        self.event(request, container, id, "Killing", message);
+        self.event(target, "Killing", message);
     }
 
-    fn event(&mut self, request: &Request, container: &str, id: &str, reason: &'static str, message: String) {
+    /// Writes an event about a container. Nobody waits for it.
+    fn event(&mut self, target: &Target, reason: &'static str, message: String) {
         let news = News {
             namespace: self.pod.namespace.to_string(),
             pod: self.pod.name.to_string(),
-            uid: pod_uid(request).to_owned(),
-            container: container.to_owned(),
+            uid: target.request.read.pod_uid.clone(),
+            container: target.container.clone(),
             is_warning: reason != "Killing",
             reason,
             message,
-            occasion: format!("{} {id}", request.uid),
+            occasion: target.occasion(),
         };
         let shared = Arc::clone(&self.shared);
         self.left.spawn(async move {
@@ -289,33 +318,15 @@ impl Worker {
     }
 
     /// Begins a hook. It is waited for no longer than `limit`, and not ended then (CRR-54).
-    fn hook(
-        &mut self,
-        client: Client,
-        request: Arc<Request>,
-        container: String,
-        id: String,
-        hook: &Value,
-        pod: &Value,
-        limit: Duration,
-    ) {
+    fn hook(&mut self, client: Client, target: Target, work: Result<Hook, String>, limit: Duration) {
+        self.say(&target, "its preStop hook runs", limit);
         let (sender, ended) = oneshot::channel();
-        let work = Hook::read(hook, pod, &container);
-        let (ns, name) = (&*self.pod.namespace, &*self.pod.name);
-        tracing::info!(
-            ns,
-            name,
-            container,
-            request = &*request.key.name,
-            seconds = limit.as_secs(),
-            "its preStop hook runs"
-        );
         // Besides its own time it has that of the stop, which ends it.
         let patience = limit.saturating_add(STOP_SLACK);
-        let of = id.clone();
+        let id = target.id.clone();
         self.left.spawn(async move {
             let result = match work {
-                Ok(work) => work.run(&client, &of, patience).await,
+                Ok(work) => work.run(&client, &id, patience).await,
                 Err(why) => Err(why),
             };
             _ = sender.send(result);
@@ -325,49 +336,47 @@ impl Worker {
                 Ok(Ok(Ok(()))) => (None, Became::Done),
                 Ok(Ok(Err(why))) => (Some(why), Became::Failed),
                 Ok(Err(_)) => (Some("it was given up".to_owned()), Became::Failed),
-                Err(_) => (
-                    Some(format!("it has not ended within {} s; the container is stopped now", limit.as_secs())),
-                    Became::Slow,
-                ),
+                Err(_) => {
+                    let seconds = limit.as_secs();
+                    (Some(format!("it has not ended within {seconds} s; the container is stopped now")), Became::Slow)
+                }
             };
-            Did { deed: Deed::Hook, request, container, id, error, became }
+            Did { deed: Deed::Hook, target, error, became }
         });
     }
 
     /// Begins a stop.
-    fn stop(&mut self, client: Client, request: Arc<Request>, container: String, id: String, grace: Duration) {
-        let (ns, name) = (&*self.pod.namespace, &*self.pod.name);
-        tracing::info!(ns, name, container, request = &*request.key.name, seconds = grace.as_secs(), "it is stopped");
+    fn stop(&mut self, client: Client, target: Target, grace: Duration) {
+        self.say(&target, "it is stopped", grace);
         self.deeds.spawn(async move {
-            let stopped = client.stop(&id, grace).await;
+            let stopped = client.stop(&target.id, grace).await;
             let became = match &stopped {
                 Ok(()) => Became::Done,
                 Err(error) if matches!(error.why, cri::Why::Slow(_)) => Became::Slow,
                 Err(_) => Became::Failed,
             };
-            let error = stopped.err().map(|error| error.to_string());
-            Did { deed: Deed::Stop, request, container, id, error, became }
+            Did { deed: Deed::Stop, target, error: stopped.err().map(|error| error.to_string()), became }
         });
     }
 
     /// Takes note of a hook or stop that ended.
     fn ended(&mut self, ended: Result<Did, JoinError>) {
-        let Did { deed, request, container, id, error, became } = match ended {
+        let Did { deed, target, error, became } = match ended {
             Ok(did) => did,
             Err(crash) => {
-                // Whose it was is not known: what began is begun anew by who looks.
-                tracing::error!(error = %crash, "a step crashed");
-                self.underway = Underway::default();
+                tracing::error!(error = %crash, "a hook or a stop crashed");
+                self.underway.hook_over(now());
+                self.underway.stop_over(Err("it crashed".to_owned()), now());
                 return;
             }
         };
         self.shared.metrics.did(deed, became);
         if let Some(error) = &error {
             let what = if deed == Deed::Hook { "its preStop hook failed" } else { "it was not stopped; tried again" };
-            self.warn(&request, what, error);
+            self.warn(&target.request, what, error);
             if deed == Deed::Hook {
-                let message = format!("preStop hook of container {container} failed: {error}");
-                self.event(&request, &container, &id, "FailedPreStopHook", message);
+                let message = format!("preStop hook of container {} failed: {error}", target.container);
+                self.event(&target, "FailedPreStopHook", message);
             }
         }
         match deed {
@@ -377,14 +386,20 @@ impl Worker {
     }
 
     /// Says what would be done, once.
-    fn tell(&mut self, request: &Request, step: &Step) -> Next {
-        let told = format!("{} {step:?}", request.key.name);
+    fn tell(&mut self, request: &Request, would: &str) -> Next {
+        let told = format!("{} {would}", request.key.name);
         if self.told != told {
-            let (ns, name) = (&*self.pod.namespace, &*self.pod.name);
-            tracing::info!(ns, name, request = &*request.key.name, ?step, "would be done");
+            let Key { namespace: ns, name } = &self.pod;
+            tracing::info!(ns = &**ns, name = &**name, request = &*request.key.name, would, "a dry run");
             self.told = told;
         }
         Next::Rest(RESYNC)
+    }
+
+    fn say(&self, target: &Target, what: &str, limit: Duration) {
+        let (Key { namespace: ns, name }, container) = (&self.pod, &target.container);
+        let (request, seconds) = (&*target.request.key.name, limit.as_secs());
+        tracing::info!(ns = &**ns, name = &**name, container, request, seconds, "{what}");
     }
 
     fn warn(&self, request: &Request, what: &str, error: &dyn std::fmt::Display) {
@@ -400,16 +415,6 @@ struct List {
 
 fn path(namespace: &str) -> KubeRequest {
     KubeRequest::new(format!("/apis/{}/namespaces/{namespace}/containerrecreaterequests", names::V1BETA1))
-}
-
-/// The UID of the pod that a request is about.
-fn pod_uid(request: &Request) -> &str {
-    request.object["metadata"]["labels"][names::RECREATE_POD_UID].as_str().unwrap_or_default()
-}
-
-async fn instances(client: &Client, request: &Request) -> Result<Vec<Instance>, String> {
-    let found = client.containers(pod_uid(request)).await.map_err(|error| error.to_string())?;
-    Ok(found.iter().filter_map(instance).collect())
 }
 
 /// A container as decisions know it.
@@ -428,6 +433,35 @@ fn instance(status: &v1::ContainerStatus) -> Option<Instance> {
         },
         restart_count: restarts.unwrap_or_default(),
     })
+}
+
+/// What would be done for a request, in words: the steps up to the stop, as if every write was taken.
+fn foresee(request: &recreate::Request, pod: Option<&Pod>, instances: &[Instance]) -> String {
+    let (mut request, mut underway, mut words) = (request.clone(), Underway::default(), Vec::new());
+    for _ in 0..FORESEEN {
+        match recreate::step(&request, pod, instances, &mut underway, now()) {
+            Step::Rest { .. } => {
+                words.push("wait".to_owned());
+                break;
+            }
+            Step::Write(patch) => {
+                let status = &patch["status"];
+                words.push(format!("write status {status}"));
+                let mut object = serde_json::to_value(&request.status).unwrap_or_default();
+                json_patch::merge(&mut object, status);
+                request.status = serde_json::from_value(object).unwrap_or_default();
+            }
+            Step::Hook { container, hook, limit, .. } => {
+                words.push(format!("run for {} s at most the preStop hook of {container}: {hook}", limit.as_secs()));
+                underway.hook_over(now());
+            }
+            Step::Stop { container, id, grace } => {
+                words.push(format!("stop {container} ({id}) within {} s", grace.as_secs()));
+                break;
+            }
+        }
+    }
+    words.join(", then ")
 }
 
 /// Waits until another runtime is there. For ever, when nobody looks any more.
