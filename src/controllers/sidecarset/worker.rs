@@ -59,6 +59,7 @@ pub(super) struct Signal {
 }
 
 /// The worker.
+#[expect(clippy::struct_excessive_bools, reason = "each tells of a task of its own")]
 pub(super) struct Worker {
     shared: Arc<Shared>,
     name: Arc<str>,
