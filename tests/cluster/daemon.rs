@@ -148,6 +148,8 @@ impl<'c> Host<'c> {
         command
             .env("KUBECONFIG", &self.kubeconfig)
             .env("NODE_NAME", &self.name)
+            // As the manifests have it.
+            .env("MIMALLOC_ALLOW_THP", "0")
             .args(["daemon", "--log", "outrigger=debug", "--addr", &format!("127.0.0.1:{port}")])
             .arg("--runtime-endpoint")
             .arg(format!("unix://{}", self.runtime().socket.display()))
