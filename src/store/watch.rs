@@ -510,20 +510,20 @@ impl<S: Subject> Source<S> {
     /// Only those with these labels.
     pub(crate) fn labelled(mut self, selector: &str) -> Self {
         let selector = Some(selector.to_owned());
-        (self.lists.label_selector, self.watches.label_selector) = (selector.clone(), selector);
+        (self.line.lists.label_selector, self.line.watches.label_selector) = (selector.clone(), selector);
         self
     }
 
     /// Only those with these fields.
     pub(crate) fn having(mut self, selector: &str) -> Self {
         let selector = Some(selector.to_owned());
-        (self.lists.field_selector, self.watches.field_selector) = (selector.clone(), selector);
+        (self.line.lists.field_selector, self.line.watches.field_selector) = (selector.clone(), selector);
         self
     }
 
     /// Lists in pages of this length, for who has little memory.
     pub(crate) fn paged(mut self, length: u32) -> Self {
-        self.lists.limit = Some(length);
+        self.line.lists.limit = Some(length);
         self
     }
 
