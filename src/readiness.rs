@@ -1,5 +1,5 @@
-//! The readiness gate of pods that a workload of apps.kruise.io manages (RG), who is to open it first (PR-1), and those who
-//! keep such a pod unready: [`keys`] decides, [`writer`] writes.
+//! The readiness gate of pods that a workload of apps.kruise.io manages (RG), who is to open it first (PR-1), and those
+//! who keep such a pod unready: [`keys`] decides, [`writer`] writes.
 
 pub mod keys;
 pub mod writer;

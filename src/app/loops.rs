@@ -71,8 +71,8 @@ impl Loops {
             .gates
             .daemon
             .then(|| recreate::run(client.clone(), self.recreate, counts.recreate.clone(), &mut hub, stop.clone()));
-        let settings = launch::Settings::default();
-        let launch = launch::run(client.clone(), settings, counts.launch.clone(), &mut hub, stop.clone());
+        let (settings, metrics) = (launch::Settings::default(), counts.launch.clone());
+        let launch = launch::run(client.clone(), settings, metrics, &mut hub, stop.clone());
         let readiness = readiness::run(client.clone(), counts.readiness.clone(), &mut hub, stop.clone());
         let missed = missed::run(client.clone(), self.missed.clone(), counts.missed.clone(), stop.clone());
         async move {
