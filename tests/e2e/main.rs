@@ -9,6 +9,7 @@ mod daemon;
 mod facts;
 mod launch;
 mod outrigger;
+mod pods;
 mod recreate;
 mod rollout;
 mod storm;
