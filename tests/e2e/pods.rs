@@ -21,7 +21,6 @@ const NANOS: i64 = 1_000_000_000;
 #[derive(Clone, Debug)]
 pub struct Instance {
     pub name: String,
-    pub id: String,
     pub started: i64,
     pub finished: i64,
 }
@@ -75,7 +74,6 @@ pub async fn instances(cluster: &Cluster, pod: &Pod) -> Result<Vec<Instance>> {
     let found = client.containers(&pod.uid().context("no uid")?).await?;
     let instance = |it: &v1::ContainerStatus| Instance {
         name: cri::name_of(it).unwrap_or_default().to_owned(),
-        id: it.id.clone(),
         started: it.started_at,
         finished: it.finished_at,
     };
