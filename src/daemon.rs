@@ -102,7 +102,10 @@ impl Running {
         if settings.is_dry_run {
             tracing::info!(node = settings.node, "a dry run: it is only told what would be done");
         }
-        tasks.spawn(node::run(node::Node {
+        if !settings.gates.daemon {
+            tracing::warn!("KruiseDaemon=false: requests are not carried out");
+        }
+        let node = settings.gates.daemon.then(|| node::Node {
             client,
             name: settings.node,
             is_dry_run: settings.is_dry_run,
@@ -111,7 +114,10 @@ impl Running {
             pods_part: readiness.part("pods"),
             metrics,
             stopping: stopping.clone(),
-        }));
+        });
+        if let Some(node) = node {
+            tasks.spawn(node::run(node));
+        }
         while let Some(ended) = tasks.join_next().await {
             ended.context("a part of the daemon crashed")?;
             if !stopping.is_cancelled() {

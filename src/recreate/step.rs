@@ -133,7 +133,7 @@ pub fn step(
             }
             if is_written.is_none() {
                 change.intent =
-                    Some(Some(Intent { container: container.clone(), instance: identity.clone(), since: now }));
+                    After::This(Intent { container: container.clone(), instance: identity.clone(), since: now });
                 underway.stop = Some(Stopping {
                     request: request.uid.clone(),
                     container: container.clone(),
@@ -146,8 +146,8 @@ pub fn step(
     if change.is_empty() {
         return Step::Rest { wake: walk.wake };
     }
-    if change.intent.is_none() && look.intent.as_ref().is_some_and(|intent| change.settles(intent)) {
-        change.intent = Some(None);
+    if matches!(change.intent, After::Same) && look.intent.as_ref().is_some_and(|intent| change.settles(intent)) {
+        change.intent = After::None;
     }
     Step::Write(change.patch(request))
 }
@@ -165,7 +165,7 @@ fn late(request: &Request, instances: &[Instance], underway: &mut Underway) -> S
         && !state.is_killed
     {
         (state.is_killed, state.phase) = (true, RECREATING.to_owned());
-        let change = Change { states: Some(states), intent: Some(None), ..Change::default() };
+        let change = Change { states: Some(states), intent: After::None, ..Change::default() };
         return Step::Write(change.patch(request));
     }
     Step::Rest { wake: None }
@@ -416,6 +416,15 @@ fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 
 // === writing ===
 
+/// The intent that a request has afterwards.
+#[derive(Default)]
+enum After {
+    #[default]
+    Same,
+    None,
+    This(Intent),
+}
+
 /// What is to be written to a request. WEAK-17: all at once.
 #[derive(Default)]
 struct Change {
@@ -423,13 +432,12 @@ struct Change {
     /// When and why it ended.
     end: Option<(Timestamp, String)>,
     states: Option<Vec<RecreateState>>,
-    /// The intent that it has from now on.
-    intent: Option<Option<Intent>>,
+    intent: After,
 }
 
 impl Change {
     fn is_empty(&self) -> bool {
-        self.phase.is_none() && self.states.is_none() && self.intent.is_none()
+        self.phase.is_none() && self.states.is_none() && matches!(self.intent, After::Same)
     }
 
     fn complete(&mut self, message: String, now: Timestamp) {
@@ -458,8 +466,13 @@ impl Change {
         if let Some(states) = self.states {
             status.insert("containerRecreateStates".to_owned(), json!(states));
         }
-        if let Some(intent) = self.intent {
-            status.insert("conditions".to_owned(), Intent::conditions(request, intent.as_ref()).into());
+        let conditions = match &self.intent {
+            After::Same => None,
+            After::None => Some(Intent::conditions(request, None)),
+            After::This(intent) => Some(Intent::conditions(request, Some(intent))),
+        };
+        if let Some(conditions) = conditions {
+            status.insert("conditions".to_owned(), conditions.into());
         }
         request.status_patch(Value::Object(status))
     }

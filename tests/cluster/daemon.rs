@@ -1,6 +1,9 @@
 //! `outrigger daemon` as a process of its own, under the token of its pod, installed by `kubectl apply -k manifests/daemon`.
 //! The runtime is ours, and so is the kubelet: it starts containers again that ended, and writes the pods' statuses.
 
+#![allow(clippy::print_stdout, reason = "a test says what it has measured")]
+
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -21,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{Cluster, Namespace, PATIENCE, Process, Test, eventually, run, until};
+use crate::harness::{Cluster, Namespace, PATIENCE, Process, Stop, Test, eventually, run, until};
 use crate::runtime::{Behaviour, Runtime};
 
 const NAMESPACE: &str = "outrigger-daemon";
@@ -36,9 +39,12 @@ pub fn tests() -> Vec<Test> {
         a_drain_is_waited_for_crr_27,
         a_stop_that_fails_is_tried_again_weak_3,
         fifty_requests_for_one_pod_are_all_carried_out_weak_1,
+        requests_survive_a_daemon_that_is_killed_again_and_again_weak_2,
         slow_pods_hold_up_no_other_weak_6,
         a_runtime_that_comes_late_is_waited_for_weak_36,
         a_dry_run_does_nothing,
+        rights_are_exactly_those_that_are_used,
+        a_daemon_costs_little_with_a_hundred_pods,
     ]
 }
 
@@ -142,6 +148,8 @@ impl<'c> Host<'c> {
         command
             .env("KUBECONFIG", &self.kubeconfig)
             .env("NODE_NAME", &self.name)
+            // As the manifests have it.
+            .env("MIMALLOC_ALLOW_THP", "0")
             .args(["daemon", "--log", "outrigger=debug", "--addr", &format!("127.0.0.1:{port}")])
             .arg("--runtime-endpoint")
             .arg(format!("unix://{}", self.runtime().socket.display()))
@@ -513,7 +521,7 @@ async fn a_drain_is_waited_for_crr_27(cluster: &Cluster, ns: &Namespace) -> Resu
         ensure!(host.logged("stop").is_empty(), "nobody has made the pod unready yet");
         let condition = json!({
             "type": "PreRecreateGrace", "status": "True", "reason": "PreRecreateGrace", "message": "",
-            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "lastTransitionTime": outrigger::app::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         });
         let patch = json!({"status": {"conditions": [condition]}});
         host.requests().patch_status("r", &PatchParams::default(), &Patch::Merge(&patch)).await?;
@@ -606,4 +614,131 @@ async fn a_dry_run_does_nothing(cluster: &Cluster, ns: &Namespace) -> Result<()>
         Ok(())
     })
     .await
+}
+
+async fn requests_survive_a_daemon_that_is_killed_again_and_again_weak_2(
+    cluster: &Cluster,
+    ns: &Namespace,
+) -> Result<()> {
+    const PODS: usize = 4;
+    const REQUESTS: u32 = 8;
+    on_a_node(cluster, ns, async |host| {
+        let hook = json!({"lifecycle": {"preStop": {"exec": {"command": ["/drain"]}}}});
+        let mut pods = Vec::new();
+        for number in 0..PODS {
+            pods.push(host.pod(&format!("web-{number}"), &["web"], &hook).await?);
+        }
+        let slow = |_| Behaviour::After(Duration::from_millis(fastrand::u64(0..200)));
+        host.runtime().world().stops.insert("web".to_owned(), (0..1000).map(slow).collect());
+        host.runtime().world().execs.insert("web".to_owned(), (0..1000).map(slow).collect());
+        for (number, pod) in pods.iter().enumerate() {
+            for request in 0..REQUESTS {
+                let name = format!("r-{number}-{request}");
+                host.request(&name, pod, &["web"], &json!({"forceRecreate": true})).await?;
+            }
+        }
+        for _ in 0..10 {
+            let daemon = host.daemon(&[]).await?;
+            sleep(Duration::from_millis(fastrand::u64(50..600))).await;
+            daemon.process.kill();
+            daemon.process.ended(PATIENCE).await?;
+        }
+        let _daemon = host.daemon(&[]).await?;
+        for (number, pod) in pods.iter().enumerate() {
+            for request in 0..REQUESTS {
+                host.completed(&format!("r-{number}-{request}")).await?;
+            }
+            let restarts = host.restarts(pod, "web");
+            ensure!(restarts == REQUESTS, "{} was restarted {restarts} times", pod.name);
+        }
+        let mut hooks = host.logged("exec");
+        let count = hooks.len();
+        hooks.sort();
+        hooks.dedup();
+        ensure!(hooks.len() == count, "a hook ran twice in the same instance");
+        Ok(())
+    })
+    .await
+}
+
+async fn rights_are_exactly_those_that_are_used(cluster: &Cluster, ns: &Namespace) -> Result<()> {
+    let before = cluster.audit()?.len();
+    on_a_node(cluster, ns, async |host| {
+        let daemon = host.daemon(&[]).await?;
+        let pod = host.pod("web", &["web"], &json!(null)).await?;
+        host.request("r", &pod, &["web"], &json!({})).await?;
+        host.completed("r").await?;
+        // A watch is written down when it ends.
+        daemon.process.stop(Stop::Gracefully).await?;
+        let account = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
+        until("every right is used", PATIENCE, async || {
+            let mut used = BTreeSet::new();
+            let audit = cluster.audit()?;
+            for event in audit.iter().skip(before).filter(|event| event["user"]["username"] == account.as_str()) {
+                ensure!(event["responseStatus"]["code"] != 403, "forbidden: {event:#}");
+                let text = |member: &str| event["objectRef"][member].as_str().unwrap_or_default().to_owned();
+                let sub = text("subresource");
+                let resource = if sub.is_empty() { text("resource") } else { format!("{}/{sub}", text("resource")) };
+                used.insert(format!("{} {resource}.{}", event["verb"].as_str().unwrap_or_default(), text("apiGroup")));
+            }
+            let granted = granted()?;
+            let never: Vec<_> = granted.difference(&used).collect();
+            if never.is_empty() { Ok(true) } else { bail!("granted and never used: {never:?}") }
+        })
+        .await
+    })
+    .await
+}
+
+/// The rights in `manifests/daemon/rbac.yaml`, as `verb resource.group`.
+fn granted() -> Result<BTreeSet<String>> {
+    let text = std::fs::read_to_string(format!("{}/manifests/daemon/rbac.yaml", env!("CARGO_MANIFEST_DIR")))?;
+    let mut granted = BTreeSet::new();
+    for document in serde_saphyr::from_multiple::<Value>(&text)? {
+        for rule in document["rules"].as_array().into_iter().flatten() {
+            let list = |member: &str| -> Vec<String> {
+                let items = rule[member].as_array().into_iter().flatten();
+                items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
+            };
+            for (group, resource) in list("apiGroups").iter().zip(std::iter::repeat(list("resources"))) {
+                for (verb, resource) in list("verbs").iter().flat_map(|verb| resource.iter().map(move |it| (verb, it)))
+                {
+                    granted.insert(format!("{verb} {resource}.{group}"));
+                }
+            }
+        }
+    }
+    Ok(granted)
+}
+
+async fn a_daemon_costs_little_with_a_hundred_pods(cluster: &Cluster, ns: &Namespace) -> Result<()> {
+    on_a_node(cluster, ns, async |host| {
+        let env: Vec<Value> = (0..20).map(|n| json!({"name": format!("ENV_{n}"), "value": "x".repeat(100)})).collect();
+        for number in 0..100 {
+            host.pod(&format!("web-{number}"), &["web", "log"], &json!({"env": env})).await?;
+        }
+        let daemon = host.daemon(&[]).await?;
+        sleep(Duration::from_secs(2)).await;
+        let (_, before) = usage(daemon.process.id())?;
+        sleep(Duration::from_secs(20)).await;
+        let (memory, after) = usage(daemon.process.id())?;
+        // The kernel's clock has a hundred ticks a second: 0.5 %.
+        let ticks = after - before;
+        println!("memory: {} KiB besides the binary; processor: {ticks} ticks in 20 s", memory / 1024);
+        ensure!(memory < 10 << 20, "{} KiB of memory", memory / 1024);
+        ensure!(ticks <= 10, "{ticks} ticks in 20 s");
+        Ok(())
+    })
+    .await
+}
+
+/// Bytes of memory of its own, and ticks of the processor. The binary itself is not counted: that of a test is many times
+/// larger than that of a release.
+fn usage(process: u32) -> Result<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
+    let memory: u64 = memory.trim().trim_end_matches(" kB").parse()?;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit_once(") ").context("stat")?.1.split(' ').collect();
+    Ok((memory * 1024, fields[11].parse::<u64>()? + fields[12].parse::<u64>()?))
 }
