@@ -433,7 +433,7 @@ async fn a_crash_loop_is_told_and_the_deadline_ends_it_weak_9(cluster: &Cluster,
     let command = ["sh", "-c", "[ ! -e /data/broken ] || exit 1; exec /bin/run"];
     let before = run(ns, app(&json!({"command": command}))).await?;
     sh(cluster, ns, "web", "app", "touch /data/broken").await?;
-    in_vain(ns, &["CrashLoopBackOff"]).await?;
+    in_vain(ns, &["CrashLoopBackOff", "exit code 1"]).await?;
     ensure!(status(&get(ns).await?, "sidecar")? == status(&before, "sidecar")?);
     let told = events(ns).await?;
     ensure!(told.len() == 1, "it was stopped more than once: {told:?}");

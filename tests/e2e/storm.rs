@@ -1,8 +1,9 @@
 //! Hundreds of requests, one after the other and at once, also while the daemon is killed again and again: every one ends
 //! well, and no container is restarted more often than was asked for.
 //!
-//! A kubelet delays the next start of a container that has ended lately: 10 s, 20 s, up to 5 min. The node of the tests
-//! delays it by a second, or this would take a day (see `KubeletCrashLoopBackOffMax` in the settings of its kubelet).
+//! A kubelet delays the next start of a container that was started less than ten minutes before it ended: 10 s, 20 s, up
+//! to 5 min. The node of the tests does so when it was started less than two seconds before (see
+//! `KubeletCrashLoopBackOffMax` in the settings of its kubelet), and the requests for a pod take its containers in turn.
 
 #![allow(clippy::print_stdout, reason = "a test says what it has measured")]
 
@@ -27,6 +28,8 @@ use crate::recreate::{request, requests, succeeded};
 const REQUESTS: usize = 200;
 /// Pods that get requests at once, each as many.
 const PODS: usize = 20;
+/// Containers that are restarted in turn: of the pod with requests one after the other, and of the others.
+const IN_TURN: (usize, usize) = (4, 2);
 /// How often the daemon is killed.
 const KILLS: usize = 20;
 /// A test of 200 restarts that take a kubelet three seconds each.
@@ -80,10 +83,11 @@ async fn kill_again_and_again(cluster: &Cluster) -> Result<()> {
 
 /// All requests, and `meanwhile`, which may last longer.
 async fn storm(cluster: &Cluster, ns: &Namespace, meanwhile: impl Future<Output = Result<()>>) -> Result<()> {
-    let web = json!([{"name": "app", "image": "app:1"}, {"name": "sidecar", "image": "sidecar:1"}]);
-    let names: Vec<String> = (0..PODS).map(|number| format!("web-{number}")).chain(["web".to_owned()]).collect();
-    for name in &names {
-        pods::create(ns, name, web.clone(), &json!({})).await?;
+    let names = (0..PODS).map(|number| (format!("web-{number}"), IN_TURN.1)).chain([("web".to_owned(), IN_TURN.0)]);
+    for (name, in_turn) in names {
+        let containers = (0..in_turn).map(|number| json!({"name": app(number), "image": "app:1"}));
+        let containers: Vec<Value> = containers.chain([json!({"name": "sidecar", "image": "sidecar:1"})]).collect();
+        pods::create(ns, &name, json!(containers), &json!({})).await?;
     }
     let before = all_ready(ns).await?;
     let began = Instant::now();
@@ -109,18 +113,28 @@ async fn storm(cluster: &Cluster, ns: &Namespace, meanwhile: impl Future<Output 
     }
     let after = all_ready(ns).await?;
     for (name, pod) in &after {
-        let wanted = i32::try_from(if name == "web" { REQUESTS } else { REQUESTS / PODS })?;
-        let now = status(pod, "app")?;
         ensure!(pod.uid() == before[name].uid(), "{name} is another pod");
-        ensure!(now.restart_count == wanted, "app of {name} was restarted {} times, not {wanted}", now.restart_count);
+        let (wanted, in_turn) = if name == "web" { (REQUESTS, IN_TURN.0) } else { (REQUESTS / PODS, IN_TURN.1) };
+        let counts: Vec<i32> =
+            (0..in_turn).map(|number| Ok(status(pod, &app(number))?.restart_count)).collect::<Result<_>>()?;
+        let wanted = i32::try_from(wanted / in_turn)?;
+        ensure!(
+            counts.iter().all(|count| *count == wanted),
+            "{name} was restarted {counts:?} times, not {wanted} each"
+        );
         ensure!(status(pod, "sidecar")? == status(&before[name], "sidecar")?, "the sidecar of {name} was touched");
     }
     let all = requests(ns, "v1beta1").list(&ListParams::default()).await?.items;
     ensure!(all.len() == 2 * REQUESTS, "there are {} requests", all.len());
     for request in &all {
-        succeeded(&request.data["status"], &["app"]).with_context(|| request.name_any())?;
+        let container = request.data["spec"]["containers"][0]["name"].as_str().unwrap_or_default();
+        succeeded(&request.data["status"], &[container]).with_context(|| request.name_any())?;
     }
     refused_nothing(cluster)
+}
+
+fn app(number: usize) -> String {
+    format!("app-{number}")
 }
 
 async fn all_ready(ns: &Namespace) -> Result<BTreeMap<String, Pod>> {
@@ -137,7 +151,7 @@ async fn back_to_back(ns: &Namespace) -> Result<(Duration, Duration)> {
     for number in 0..REQUESTS {
         let name = format!("one-{number}");
         let asked = Instant::now();
-        api.create(&PostParams::default(), &request(&name, &["app"], &json!({}))?).await?;
+        api.create(&PostParams::default(), &request(&name, &[&app(number % IN_TURN.0)], &json!({}))?).await?;
         until(&format!("{name} ends"), PATIENCE, async || Ok(has_ended(&api.get(&name).await?.data))).await?;
         slowest = slowest.max(asked.elapsed());
     }
@@ -150,8 +164,9 @@ async fn at_once(ns: &Namespace) -> Result<Duration> {
     let asked = (0..REQUESTS).map(|number| {
         let api = api.clone();
         async move {
+            let container = app(number / PODS % IN_TURN.1);
             let spec = json!({"podName": format!("web-{}", number % PODS), "strategy": {"forceRecreate": true}});
-            api.create(&PostParams::default(), &request(&format!("all-{number}"), &["app"], &spec)?).await?;
+            api.create(&PostParams::default(), &request(&format!("all-{number}"), &[&container], &spec)?).await?;
             anyhow::Ok(())
         }
     });
