@@ -392,12 +392,11 @@ impl Worker {
                 self.event(&target, "FailedPreStopHook", message);
             }
         }
-        match deed {
-            Deed::Hook => self.underway.hook_over(now()),
-            _ => {
-                self.underway.stop_over(error.map_or(Ok(()), Err), now());
-                self.stopped = Some(target.request);
-            }
+        if deed == Deed::Hook {
+            self.underway.hook_over(now());
+        } else {
+            self.underway.stop_over(error.map_or(Ok(()), Err), now());
+            self.stopped = Some(target.request);
         }
     }
 

@@ -522,7 +522,7 @@ async fn a_drain_is_waited_for_crr_27(cluster: &Cluster, ns: &Namespace) -> Resu
         #[expect(clippy::disallowed_methods, reason = "the manager has a clock")]
         let condition = json!({
             "type": "PreRecreateGrace", "status": "True", "reason": "PreRecreateGrace", "message": "",
-            "lastTransitionTime": outrigger::app::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         });
         let patch = json!({"status": {"conditions": [condition]}});
         host.requests().patch_status("r", &PatchParams::default(), &Patch::Merge(&patch)).await?;

@@ -19,6 +19,9 @@ use crate::outrigger::installed;
 /// A container is stopped, its image pulled and the next one started; the kubelet looks at all pods once a minute only.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// For so long pods must have got their sidecar before one is taken for sure to get it.
+const SETTLED: Duration = Duration::from_secs(3);
+
 pub fn tests() -> Vec<Test> {
     tests![
         an_image_reaches_the_pods_within_partition_and_budget,
@@ -64,12 +67,17 @@ impl<'c> Set<'c> {
         // As with every watch, a pod of the next millisecond may be too early.
         let dry_run = PostParams { dry_run: true, ..PostParams::default() };
         let probe: Pod = serde_json::from_value(a_pod("probe"))?;
+        // A replica may have to list them anew at this moment, and another one than before may be asked: it is known when
+        // it was for a while.
+        let mut since: Option<tokio::time::Instant> = None;
         until("the SidecarSet is known", PATIENCE, async || {
             let probe = ns.api::<Pod>().create(&dry_run, &probe).await?;
-            Ok(probe
-                .annotations()
-                .get("kruise.io/sidecarset-injected-list")
-                .is_some_and(|list| list.contains(&set.name)))
+            let list = probe.annotations().get("kruise.io/sidecarset-injected-list");
+            if !list.is_some_and(|list| list.contains(&set.name)) {
+                since = None;
+                return Ok(false);
+            }
+            Ok(since.get_or_insert_with(tokio::time::Instant::now).elapsed() > SETTLED)
         })
         .await?;
         Ok(set)
