@@ -1,7 +1,7 @@
 # `make` lists the targets.
 CARGO_FLAGS ?= --locked
 
-.PHONY: help run build test lint bench crds image cluster-tools e2e cluster-up cluster-down
+.PHONY: help run build test lint bench bench-rollout crds image cluster-tools e2e cluster-up cluster-down
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,3 +59,8 @@ bench: ## Measure ours against a no-op webhook on the same stack, and the pure c
 	cargo build --release $(CARGO_FLAGS) --bins --example noop
 	cargo bench $(CARGO_FLAGS) --bench load
 	cargo bench $(CARGO_FLAGS) --bench core
+
+N ?= 1000
+
+bench-rollout: cluster-tools ## Roll an image out to N=1000 pods on a real API server, against as many bare PATCH calls.
+	N=$(N) cargo bench $(CARGO_FLAGS) --bench rollout

@@ -1,6 +1,7 @@
 //! From the socket to the answer: `server` (TLS, limits) → the table of [`routes`] below → the function of the path.
 //!
-//! A handler reads the body, takes one snapshot and answers; it holds nothing across an await and calls nobody.
+//! A handler reads the body, takes one snapshot and answers; it holds nothing across an await and calls nobody. The one
+//! that asks the API server, `recreate`, concerns objects of our own kind only.
 
 pub mod certs;
 pub mod convert;
@@ -8,6 +9,7 @@ pub mod diff;
 pub mod envelope;
 pub mod patch;
 pub mod pod;
+pub mod recreate;
 pub mod review;
 pub mod server;
 pub mod sidecarset;
@@ -24,12 +26,15 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use kube::Client;
 use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::registration::Cover;
+use crate::gates::Gates;
 use crate::store::Snapshot;
 use crate::store::watch::Interruption;
 use crate::telemetry::{Admissions, Metrics};
@@ -43,9 +48,21 @@ pub const MUTATE_POD: &str = "/mutate-pod";
 pub const MUTATE_SIDECARSET: &str = "/mutate-apps-kruise-io-sidecarset";
 /// Path that validates SidecarSets (WH-2).
 pub const VALIDATE_SIDECARSET: &str = "/validate-apps-kruise-io-sidecarset";
+/// Path that defaults and validates ContainerRecreateRequests (WH-2).
+pub const MUTATE_RECREATE: &str = "/mutate-apps-kruise-io-containerrecreaterequest";
 
 /// Answers the body of one request.
-pub type Admit = Box<dyn Fn(&[u8]) -> Answer + Send + Sync>;
+pub enum Admit {
+    /// From what is known.
+    AtOnce(AtOnce),
+    /// After having asked the API server.
+    Asking(Asking),
+}
+
+/// See [`Admit::AtOnce`].
+pub type AtOnce = Box<dyn Fn(&[u8]) -> Answer + Send + Sync>;
+/// See [`Admit::Asking`].
+pub type Asking = Box<dyn Fn(&[u8]) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// What has to happen in the cluster before an object is admitted, or why it did not happen.
 pub type Settle = Box<dyn Fn(&[u8]) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
@@ -103,6 +120,10 @@ pub struct Kinds {
     pub gate: Gate,
     /// Whether changes of SidecarSets are heard of.
     pub interruption: watch::Receiver<Interruption>,
+    /// Who is asked about the pod of a ContainerRecreateRequest.
+    pub client: Client,
+    /// What is switched on.
+    pub gates: Gates,
 }
 
 /// Path → function (WH-2).
@@ -110,13 +131,14 @@ pub fn routes(sources: Sources) -> Vec<Route> {
     let Sources { snapshot, kinds, ambient } = sources;
     let pods = Arc::clone(&snapshot);
     let pods = Route::of_reviews(MUTATE_POD, move |body| review::answer(body, &pods.load(), &ambient()));
-    let Some(Kinds { cover, gate, interruption }) = kinds else { return vec![pods] };
+    let Some(Kinds { cover, gate, interruption, client, gates }) = kinds else { return vec![pods] };
     let validate = move |body: &[u8]| sidecarset::validate(body, snapshot.load().objects());
     let validate = Route::of_reviews(VALIDATE_SIDECARSET, validate);
     vec![
         Route { gate: Some(gate.clone()), interruption: Some(interruption), ..pods },
         Route::of_reviews(MUTATE_SIDECARSET, sidecarset::mutate),
         Route { settle: Some(cover_pods(cover)), gate: Some(gate), ..validate },
+        recreate::route(client, gates),
         convert::route(),
     ]
 }
@@ -181,15 +203,19 @@ struct Posted {
 impl Route {
     /// A path that takes AdmissionReviews.
     pub fn of_reviews(path: &'static str, admit: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
-        Self {
-            path,
-            admit: Box::new(admit),
-            fail: envelope::failed,
-            settle: None,
-            gate: None,
-            interruption: None,
-            bodies: 1,
-        }
+        Self::new(path, Admit::AtOnce(Box::new(admit)))
+    }
+
+    /// A path that takes AdmissionReviews and asks the API server before it answers.
+    pub fn asking(
+        path: &'static str,
+        admit: impl Fn(&[u8]) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(path, Admit::Asking(Box::new(admit)))
+    }
+
+    fn new(path: &'static str, admit: Admit) -> Self {
+        Self { path, admit, fail: envelope::failed, settle: None, gate: None, interruption: None, bodies: 1 }
     }
 }
 
@@ -252,7 +278,7 @@ impl Posted {
     /// A pod can be created before the watch has told of its namespace. It must not miss its sidecar for that: the answer
     /// waits for the next snapshots. Without a cluster there is nobody to wait for.
     async fn admit_in_known_namespace(&self, body: &[u8]) -> Answer {
-        let mut answer = self.admit(body);
+        let mut answer = self.admit(body).await;
         if !answer.lacks_namespace {
             return answer;
         }
@@ -262,14 +288,18 @@ impl Posted {
             if !matches!(timeout_at(end, published.changed()).await, Ok(Ok(()))) {
                 return (self.route.fail)(body, Failure::Unsettled(NO_NAMESPACE.to_owned()));
             }
-            answer = self.admit(body);
+            answer = self.admit(body).await;
         }
         answer
     }
 
     /// WH-10: a crash costs this one request. Nothing is shared that it could leave half-done: a snapshot is immutable.
-    fn admit(&self, body: &[u8]) -> Answer {
-        catch_unwind(AssertUnwindSafe(|| (self.route.admit)(body))).unwrap_or_else(|panic| {
+    async fn admit(&self, body: &[u8]) -> Answer {
+        let answered = match &self.route.admit {
+            Admit::AtOnce(admit) => catch_unwind(AssertUnwindSafe(|| admit(body))),
+            Admit::Asking(admit) => AssertUnwindSafe(async { admit(body).await }).catch_unwind().await,
+        };
+        answered.unwrap_or_else(|panic| {
             let reason = reason(&*panic).to_owned();
             Answer { message: Some(reason), ..(self.route.fail)(body, Failure::Crash) }
         })

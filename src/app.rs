@@ -1,6 +1,7 @@
 //! The process, wired: [`standalone`] from files, [`cluster`] from an API server. What they have in common is here.
 
 pub mod cluster;
+mod loops;
 pub mod standalone;
 
 use std::time::Duration;

@@ -1,9 +1,12 @@
 //! The command line: subcommands and every flag. Each subcommand has a file of its own below.
 
 mod crds;
+mod daemon;
 mod explain;
 mod inject;
 mod manager;
+mod restart;
+mod rollout;
 mod uninstall;
 mod validate;
 
@@ -22,7 +25,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the webhook for pods.
-    Manager(manager::Args),
+    Manager(Box<manager::Args>),
+    /// Serve one node: restart containers of its pods on request.
+    Daemon(daemon::Args),
     /// Check a directory of manifests without serving: one line an error, exit 0 or 1.
     Validate(validate::Args),
     /// Show what would happen to pods, without a cluster.
@@ -31,6 +36,10 @@ enum Command {
     Crds(crds::Args),
     /// Explain, in a live cluster, why pods carry their SidecarSets or lack them.
     Explain(explain::Args),
+    /// Follow how a SidecarSet reaches running pods, see its revisions, go back to one.
+    Rollout(rollout::Args),
+    /// Restart a container of many pods, few at a time.
+    Restart(restart::Args),
     /// Take Outrigger out of a cluster's way: webhooks first, then the manager, then conversion.
     Uninstall(uninstall::Args),
 }
@@ -48,11 +57,14 @@ pub fn run() -> ExitCode {
     // One provider for our server and for the client of the API server; it fails only when one is there already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let ran = match parse().command {
-        Command::Manager(args) => manager::run(args),
+        Command::Manager(args) => manager::run(*args),
+        Command::Daemon(args) => daemon::run(args),
         Command::Validate(args) => validate::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Crds(args) => crds::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Rollout(args) => rollout::run(&args),
+        Command::Restart(args) => restart::run(&args),
         Command::Uninstall(args) => uninstall::run(args),
     };
     ran.unwrap_or_else(|error| {
@@ -77,6 +89,15 @@ fn parse() -> Cli {
 fn say(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Writes a line over the one before it.
+fn rewrite(line: &str, is_last: bool) {
+    use std::io::Write as _;
+    let end = if is_last { "\n" } else { "" };
+    let mut out = std::io::stdout();
+    let _ = write!(out, "\r\x1b[K{line}{end}");
+    let _ = out.flush();
 }
 
 /// Prints a line to standard error.

@@ -110,6 +110,14 @@ fn newer_recreate(request: &mut Map<String, Value>) -> Result<(), ConvertError> 
     Ok(())
 }
 
+/// The annotations of a ContainerRecreateRequest that become members of its status when it is converted (WEAK-14).
+pub fn promoted(request: &Value) -> Vec<&'static str> {
+    let Some(request) = request.as_object() else { return Vec::new() };
+    let snapshot = annotation(request, names::SYNC_STATUSES).and_then(snapshot_of).map(|_| names::SYNC_STATUSES);
+    let since = annotation(request, names::UNREADY_ACQUIRED).and_then(time_of).map(|_| names::UNREADY_ACQUIRED);
+    snapshot.into_iter().chain(since).collect()
+}
+
 /// CONV-CRR-4 … CONV-CRR-6.
 fn older_recreate(request: &mut Map<String, Value>) -> Result<(), ConvertError> {
     let status = request.get("status");

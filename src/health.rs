@@ -13,6 +13,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -92,6 +93,11 @@ impl Part {
         self.set(None);
     }
 
+    /// Says what is missing, even if the part was ready: one without which nothing can be done.
+    pub fn fails(&self, reason: &str) {
+        self.set(Some(reason.to_owned()));
+    }
+
     fn set(&self, waits: Option<String>) {
         self.readiness.lock().insert(self.name, waits);
     }
@@ -100,6 +106,17 @@ impl Part {
 /// `/healthz` and `/readyz`.
 pub fn probes(readiness: Readiness) -> Router {
     Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz)).with_state(readiness)
+}
+
+/// `/metrics`, of a process that has no webhook.
+pub fn registry(registry: Arc<Registry>) -> Router {
+    let print = |State(registry): State<Arc<Registry>>| async move {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+        ([(header::CONTENT_TYPE, OPEN_METRICS)], text)
+    };
+    Router::new().route("/metrics", get(print)).with_state(registry)
 }
 
 /// `/metrics`.

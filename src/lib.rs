@@ -16,10 +16,13 @@
 //! ```
 //!
 //! Every path that takes reviews is a line of the table `admission::routes`; those of SidecarSets lead to
-//! `admission::sidecarset`.
+//! `admission::sidecarset`, those of ContainerRecreateRequests to `admission::recreate`, which asks the API server.
 //!
 //! The way of a SidecarSet: `manifest` (documents) → `sidecarset::admit` (types, defaults, hashes, validation) →
-//! `sidecarset::compiled` (everything that does not depend on a pod). Rules return [`edits`], and record [`facts`] where
+//! `sidecarset::compiled` (everything that does not depend on a pod). How a change of it reaches running pods: [`rollout`]
+//! decides, [`controllers`] acts. How single containers are restarted on request: [`recreate`] decides, on each node
+//! [`daemon`] acts, through [`cri`].
+//! Rules return [`edits`], and record [`facts`] where
 //! they decide; warnings and `explain` are made of these. Arrows point one way: `admission`, `cli`, `app` → `store` →
 //! `sidecarset`, `launch` → `pod`, `selector`, `quantity` → `api`.
 
@@ -28,17 +31,23 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod cluster;
+pub mod controllers;
 pub mod convert;
 pub mod crds;
+pub mod cri;
+pub mod daemon;
 pub mod edits;
 pub mod explain;
 pub mod facts;
+pub mod gates;
 pub mod health;
 pub mod launch;
 pub mod manifest;
 pub mod pod;
 pub mod quantity;
 pub mod readiness;
+pub mod recreate;
+pub mod rollout;
 pub mod scan;
 pub mod selector;
 pub mod sidecarset;

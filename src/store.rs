@@ -26,8 +26,10 @@ use serde_json::Value;
 
 use crate::api::json::{Unknown, decode};
 use crate::api::names;
-use crate::api::sidecarset::{InjectionRevision, SidecarSet, SidecarSetSpec};
+use crate::api::sidecarset::{InjectionRevision, SidecarSet, SidecarSetSpec, SidecarSetStatus};
+use crate::gates::Gates;
 use crate::pod::Pairs;
+use crate::rollout::revisions;
 use crate::sidecarset::admit::{Stored, admit};
 use crate::sidecarset::compiled::{CompileError, Compiled, Fault, Restored, RevisionError, asked_revision};
 use crate::sidecarset::revision::Hashes;
@@ -45,7 +47,11 @@ pub struct Objects {
     operator_namespace: Arc<str>,
     /// Whether they are those of a cluster.
     in_cluster: bool,
+    /// What is switched on.
+    gates: Gates,
     sets: ByName<Stored>,
+    /// What changes of them with every pod.
+    standings: ByName<Standing>,
     /// SidecarSets whose newest version cannot be read, and why not.
     unreadable: Arc<BTreeMap<Arc<str>, String>>,
     namespaces: ByName<Labels>,
@@ -56,11 +62,32 @@ pub struct Objects {
     owners: Arc<BTreeMap<Arc<str>, Arc<str>>>,
 }
 
+/// How a stored SidecarSet stands: what only its controller reads, and changes. Of the same version as the set is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// What the controller last wrote.
+    pub status: SidecarSetStatus,
+}
+
+/// The stored revisions of one SidecarSet. A clone shares them.
+#[derive(Clone, Debug, Default)]
+pub struct History(Option<Arc<BTreeMap<Arc<str>, Arc<Revision>>>>);
+
 /// A ControllerRevision of a SidecarSet (API-16). There are up to ten a set and few are ever asked for, so what is in
 /// them is read when it is.
 #[derive(Debug)]
 struct Revision {
     custom_version: Option<String>,
+    /// The hash in the first name that was tried for it (REV-3).
+    name_hash: Option<String>,
+    /// UID of the owner that controls it.
+    controller: Option<String>,
     number: i64,
     created: String,
     /// Its `data.spec`, as JSON.
@@ -175,7 +202,9 @@ impl Objects {
         Self {
             operator_namespace: operator_namespace.into(),
             in_cluster: false,
+            gates: Gates::default(),
             sets: ByName::default(),
+            standings: ByName::default(),
             unreadable: Arc::default(),
             namespaces: ByName::default(),
             white_list: None,
@@ -187,6 +216,12 @@ impl Objects {
     /// No objects yet, of a cluster. What the controller has not written into a status is not known (ANN-3).
     pub fn in_cluster(operator_namespace: &str) -> Self {
         Self { in_cluster: true, ..Self::new(operator_namespace) }
+    }
+
+    /// The same, judged with these gates.
+    #[must_use]
+    pub fn with_gates(self, gates: Gates) -> Self {
+        Self { gates, ..self }
     }
 
     /// Namespace of the operator.
@@ -211,12 +246,8 @@ impl Objects {
     pub fn judge(&self, document: Value, old: Option<&SidecarSet>) -> (Option<Stored>, Findings) {
         let name = document["metadata"]["name"].as_str().unwrap_or_default();
         let others = self.sets.values().map(|stored| &stored.set).filter(|set| set.metadata.name != name).collect();
-        let around = Surroundings {
-            others,
-            white_list: self.white_list.as_deref(),
-            metadata_defaults_allowed: false,
-            revisions: self,
-        };
+        let around =
+            Surroundings { others, white_list: self.white_list.as_deref(), gates: self.gates, revisions: self };
         admit(document, old, &around)
     }
 
@@ -302,11 +333,13 @@ impl Objects {
     /// One that cannot be read leaves the version before it in use.
     fn put_sidecarset(&mut self, mut document: Value) -> Result<(), Problem> {
         let name = name_of(&document)?.to_owned();
+        let standing = Standing::read(&document);
         trim(&mut document);
         let read = guarded(|| Stored::from_stored(&document).map_err(|problem| problem.to_string()));
         match read.unwrap_or_else(|| Err("reading it crashed, which is a fault of Outrigger".to_owned())) {
             Ok(stored) => {
                 put(&mut self.sets, &name, stored);
+                put(&mut self.standings, &name, standing);
                 forget(&mut self.unreadable, &name);
             }
             Err(reason) if self.unreadable.get(name.as_str()) == Some(&reason) => {}
@@ -322,6 +355,7 @@ impl Objects {
         match kind {
             Kind::SidecarSets => {
                 forget(&mut self.sets, name);
+                forget(&mut self.standings, name);
                 forget(&mut self.unreadable, name);
             }
             Kind::Namespaces => forget(&mut self.namespaces, name),
@@ -356,14 +390,31 @@ impl Objects {
         self.sets.values().map(Arc::as_ref)
     }
 
+    /// The set of this name and how it stands, in a cluster; of one that is broken, the last version that could be read.
+    pub fn standing(&self, name: &str) -> Option<(&Arc<Stored>, &Arc<Standing>)> {
+        Some((self.sets.get(name)?, self.standings.get(name)?))
+    }
+
+    /// The revisions of the set of this name.
+    pub fn history(&self, name: &str) -> History {
+        History(self.revisions.get(name).cloned())
+    }
+
     /// Whether nothing changed since `other`, a clone of these objects.
     pub fn is_same(&self, other: &Self) -> bool {
         self.has_same_sets(other)
-            && Arc::ptr_eq(&self.namespaces, &other.namespaces)
+            && Arc::ptr_eq(&self.standings, &other.standings)
+            && self.has_same_namespaces(other)
             && self.white_list == other.white_list
     }
 
-    fn has_same_sets(&self, other: &Self) -> bool {
+    /// Whether no namespace changed its labels since `other`, a clone of these objects.
+    pub fn has_same_namespaces(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.namespaces, &other.namespaces)
+    }
+
+    /// Whether no set came to mean something else since `other`, a clone of these objects.
+    pub fn has_same_sets(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.sets, &other.sets)
             && Arc::ptr_eq(&self.unreadable, &other.unreadable)
             && Arc::ptr_eq(&self.revisions, &other.revisions)
@@ -493,6 +544,75 @@ fn forget<T: Clone>(map: &mut Arc<BTreeMap<Arc<str>, T>>, name: &str) {
     }
 }
 
+// === impl Standing ===
+
+impl Standing {
+    fn read(document: &Value) -> Self {
+        let metadata = &document["metadata"];
+        let text = |member: &str| metadata[member].as_str().unwrap_or_default().to_owned();
+        // A status that cannot be read is one that is written anew.
+        let status = decode::<SidecarSetStatus>(&document["status"]).map(|(status, _)| status);
+        Self {
+            uid: text("uid"),
+            resource_version: text("resourceVersion"),
+            generation: metadata["generation"].as_i64().unwrap_or_default(),
+            status: status.unwrap_or_default(),
+        }
+    }
+}
+
+// === impl History ===
+
+impl History {
+    /// Whether nothing changed since `other`.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (own, other) => own.is_none() && other.is_none(),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |own| own.len())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All of them, as their registration reads them; `set` is the name of the set.
+    pub fn revisions(&self, set: &str) -> Vec<revisions::Revision> {
+        let read = |(name, revision): (&Arc<str>, &Arc<Revision>)| {
+            let labels = [
+                (names::REVISION_OF, Some(set.to_owned())),
+                (names::REVISION_HASH, revision.name_hash.clone()),
+                (names::CUSTOM_VERSION, revision.custom_version.clone()),
+            ];
+            revisions::Revision {
+                name: name.to_string(),
+                number: revision.number,
+                created: revision.created.clone(),
+                labels: labels.into_iter().filter_map(|(key, value)| Some((key, value?))).collect(),
+                controller: revision.controller.clone(),
+                data: serde_json::json!({"spec": serde_json::from_str::<Value>(&revision.data).unwrap_or_default()}),
+            }
+        };
+        self.0.iter().flat_map(|own| own.iter()).map(read).collect()
+    }
+
+    /// The specs of the revisions that differ in more than images from each other and from `without_image`, by their hash
+    /// without images.
+    pub fn former(&self, without_image: &str) -> Vec<(String, SidecarSetSpec)> {
+        let decoded = self.0.iter().flat_map(|own| own.values()).filter_map(|revision| revision.decoded().ok());
+        let other = decoded.filter(|decoded| decoded.hashes.without_image != without_image);
+        let by_hash: BTreeMap<&String, &SidecarSetSpec> =
+            other.map(|decoded| (&decoded.hashes.without_image, &decoded.spec)).collect();
+        by_hash.into_iter().map(|(hash, spec)| (hash.clone(), spec.clone())).collect()
+    }
+}
+
 // === impl Revision ===
 
 impl Revision {
@@ -501,6 +621,8 @@ impl Revision {
         let annotation = |key: &'static str| Some((key, metadata["annotations"][key].as_str()?.to_owned()));
         Self {
             custom_version: metadata["labels"][names::CUSTOM_VERSION].as_str().map(str::to_owned),
+            name_hash: metadata["labels"][names::REVISION_HASH].as_str().map(str::to_owned),
+            controller: revisions::controller(metadata).map(str::to_owned),
             number: document["revision"].as_i64().unwrap_or_default(),
             created: metadata["creationTimestamp"].as_str().unwrap_or_default().to_owned(),
             data: document["data"]["spec"].to_string().into(),
@@ -535,8 +657,9 @@ impl Revision {
 impl PartialEq for Revision {
     /// Whether anything that was read is different.
     fn eq(&self, other: &Self) -> bool {
-        let all = |it: &Self| (it.number, it.custom_version.clone(), it.created.clone(), it.annotations.clone());
-        self.data == other.data && all(self) == all(other)
+        let labels = |it: &Self| (it.custom_version.clone(), it.name_hash.clone(), it.controller.clone());
+        let all = |it: &Self| (it.number, it.created.clone(), it.annotations.clone());
+        self.data == other.data && all(self) == all(other) && labels(self) == labels(other)
     }
 }
 

@@ -255,10 +255,9 @@ async fn the_webhook_converts_on_either_protocol_and_survives_garbage_and_crashe
     let of_router = limits.clone();
     let build = move |counts, shutdown| {
         let plain = webhook::route();
-        let answer = plain.admit;
         let admit = move |body: &[u8]| {
             assert!(!body.windows(9).any(|window| window == b"crash-now"), "as asked");
-            answer(body)
+            webhook::answer(body)
         };
         let routes = vec![Route { fail: plain.fail, ..Route::of_reviews(CONVERT, admit) }];
         router(Webhook { routes, limits: of_router, metrics: Arc::new(Metrics::new(counts, || Some(0))), shutdown })

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use outrigger::admission::pod::Ambient;
 use outrigger::admission::review;
 use outrigger::api::names;
+use outrigger::gates::Gates;
 use outrigger::store::Objects;
 use serde_json::{Value, json};
 use support::review::{apply, post};
@@ -54,7 +55,9 @@ fn each_case(check: impl Fn(&Value) -> Result<(), String>) {
 
 /// The operator's ConfigMap and the namespaces of a case.
 fn surroundings(case: &Value) -> Objects {
-    let mut objects = Objects::new(names::DEFAULT_NAMESPACE);
+    // The reference has no such gate, and refuses what it allows (SSV-10).
+    let gates = Gates { in_place_native_sidecar: false, ..Gates::default() };
+    let mut objects = Objects::new(names::DEFAULT_NAMESPACE).with_gates(gates);
     let data = json!({ names::PATCH_WHITE_LIST: WHITE_LIST });
     objects.apply_config_map(&json!({"metadata": {"name": names::CONFIGURATION}, "data": data})).unwrap();
     for pod in case["pods"].as_array().unwrap() {

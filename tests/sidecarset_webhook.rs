@@ -25,6 +25,7 @@ use outrigger::api::json::decode;
 use outrigger::api::names;
 use outrigger::api::sidecarset::{SidecarSet, v1alpha1};
 use outrigger::cluster::registration::Cover;
+use outrigger::gates::Gates;
 use outrigger::sidecarset::admit::Stored;
 use outrigger::store::watch::Interruption;
 use outrigger::store::{Objects, Snapshot};
@@ -62,6 +63,12 @@ fn serve(mut routes: Vec<Route>) -> Router {
     router(Webhook { routes, limits: Limits::default(), metrics, shutdown: CancellationToken::default() })
 }
 
+/// A client that nobody asks.
+fn nobody() -> kube::Client {
+    let refuse = |_| std::future::ready(Err::<axum::http::Response<kube::client::Body>, _>("not asked"));
+    kube::Client::new(tower::service_fn(refuse), "default")
+}
+
 fn app() -> Router {
     let objects = objects();
     let snapshot = Arc::new(ArcSwap::from_pointee(objects.snapshot().unwrap()));
@@ -71,6 +78,8 @@ fn app() -> Router {
             cover: Cover::of_all_pods(),
             gate: tokio::sync::watch::channel(1).1,
             interruption: heard(),
+            client: nobody(),
+            gates: Gates::default(),
         }),
         ambient,
     }))
@@ -857,7 +866,13 @@ async fn a_pod_waits_until_its_namespace_is_known_match_5() {
     let mut objects = for_a_team();
     let snapshot = Arc::new(ArcSwap::from_pointee(objects.snapshot().unwrap()));
     let (published, gate) = tokio::sync::watch::channel(1);
-    let kinds = Some(Kinds { cover: Cover::of_all_pods(), gate, interruption: heard() });
+    let kinds = Some(Kinds {
+        cover: Cover::of_all_pods(),
+        gate,
+        interruption: heard(),
+        client: nobody(),
+        gates: Gates::default(),
+    });
     let app = serve(routes(Sources { snapshot: Arc::clone(&snapshot), kinds, ambient }));
     let asked = tokio::spawn({
         let app = app.clone();
@@ -875,7 +890,13 @@ async fn a_pod_waits_until_its_namespace_is_known_match_5() {
 async fn a_pod_whose_namespace_stays_unknown_is_refused_rather_than_missed_match_5() {
     let snapshot = Arc::new(ArcSwap::from_pointee(for_a_team().snapshot().unwrap()));
     let (_published, gate) = tokio::sync::watch::channel(1);
-    let kinds = Some(Kinds { cover: Cover::of_all_pods(), gate, interruption: heard() });
+    let kinds = Some(Kinds {
+        cover: Cover::of_all_pods(),
+        gate,
+        interruption: heard(),
+        client: nobody(),
+        gates: Gates::default(),
+    });
     let app = serve(routes(Sources { snapshot, kinds, ambient }));
     let (_, answer) = post(&app, MUTATE_POD, pod_in("new").to_string()).await;
     assert_eq!(answer["response"]["status"]["code"], 503, "{answer}");
@@ -886,7 +907,8 @@ async fn asked_during_an_interruption(age: Duration, change: impl FnOnce(&ArcSwa
     let snapshot = Arc::new(ArcSwap::from_pointee(Objects::in_cluster(names::DEFAULT_NAMESPACE).snapshot().unwrap()));
     let (_published, gate) = tokio::sync::watch::channel(1);
     let (heard, interruption) = tokio::sync::watch::channel(Some(tokio::time::Instant::now() - age));
-    let kinds = Some(Kinds { cover: Cover::of_all_pods(), gate, interruption });
+    let kinds =
+        Some(Kinds { cover: Cover::of_all_pods(), gate, interruption, client: nobody(), gates: Gates::default() });
     let app = serve(routes(Sources { snapshot: Arc::clone(&snapshot), kinds, ambient }));
     let asked = tokio::spawn(async move { post(&app, MUTATE_POD, pod_in("new").to_string()).await });
     tokio::task::yield_now().await;

@@ -10,9 +10,15 @@ use super::patch::pointer;
 /// The operations that do to `sent` what was done to `before` to make it `after`, where `before` is `sent` as the types
 /// print it. `None` when there is nothing to do.
 pub fn patch(sent: &Value, before: &Value, after: &Value) -> Option<String> {
+    let operations = operations(sent, before, after);
+    (!operations.is_empty()).then(|| Value::Array(operations).to_string())
+}
+
+/// The same as a list, for who adds to it.
+pub fn operations(sent: &Value, before: &Value, after: &Value) -> Vec<Value> {
     let mut operations = Vec::new();
     compare(&mut operations, "", sent, before, after);
-    (!operations.is_empty()).then(|| Value::Array(operations).to_string())
+    operations
 }
 
 fn compare(operations: &mut Vec<Value>, path: &str, sent: &Value, before: &Value, after: &Value) {

@@ -15,6 +15,10 @@ pub const HASH_WITHOUT_IMAGE: &str = "kruise.io/sidecarset-hash-without-image";
 pub const INJECTED_LIST: &str = "kruise.io/sidecarset-injected-list";
 /// Hot-upgrade entry → the container of its pair that works (HOT-5).
 pub const WORKING_CONTAINER: &str = "kruise.io/sidecarset-working-hotupgrade-container";
+/// What each SidecarSet last changed in place in a pod (CTL-23).
+pub const INPLACE_UPDATE_STATE: &str = "kruise.io/sidecarset-inplace-update-state";
+/// Pod condition: whether its sidecars can be updated in place (NUP-4).
+pub const UPGRADABLE: &str = "SidecarSetUpgradable";
 /// Prefix of the per-container version annotation (HOT-3).
 pub const VERSION_PREFIX: &str = "version.sidecarset.kruise.io/";
 /// Prefix of the per-container alternate version annotation (HOT-3).
@@ -28,6 +32,8 @@ pub const CANARY_BASE: &str = "apps.kruise.io/sidecarset-base";
 pub const CUSTOM_VERSION: &str = "apps.kruise.io/sidecarset-custom-version";
 /// Label of a revision: the SidecarSet it belongs to (API-61).
 pub const REVISION_OF: &str = "kruise.io/sidecarset-name";
+/// Label of a revision: the hash in the first name that was tried for it (REV-3).
+pub const REVISION_HASH: &str = "controller.kubernetes.io/hash";
 
 /// Pod annotation that asks for containers in order (PRI-3).
 pub const LAUNCH_PRIORITY: &str = "apps.kruise.io/container-launch-priority";
@@ -37,6 +43,12 @@ pub const LAUNCH_PRIORITY_ORDERED: &str = "Ordered";
 pub const PRIORITY_ENV: &str = "KRUISE_CONTAINER_PRIORITY";
 /// Container env that holds the kubelet back until its group's turn (PRI-6).
 pub const BARRIER_ENV: &str = "KRUISE_CONTAINER_BARRIER";
+/// The ConfigMap that holds a pod's containers back is called like the pod, and this (LP-1).
+pub const BARRIER_SUFFIX: &str = "-barrier";
+/// Pod annotation: `"true"` once all of its containers may start (LP-6).
+pub const LAUNCH_COMPLETED: &str = "apps.kruise.io/container-launch-priority-completed";
+/// Pod annotation: the priority that was let go last, for which the kubelet was told to look again. Ours alone.
+pub const LAUNCH_RELEASED: &str = "outrigger/launch-released";
 
 /// Marks an injected container (ENV-2).
 pub const IS_INJECTED: &str = "IS_INJECTED";
@@ -54,6 +66,19 @@ pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 pub const SYNC_STATUSES: &str = "crr.apps.kruise.io/sync-container-statuses";
 /// CRR annotation, v1alpha1: since when the pod is kept unready (CONV-CRR-3). Also a finalizer, of both versions (API-64).
 pub const UNREADY_ACQUIRED: &str = "crr.apps.kruise.io/unready-acquired";
+
+/// CRR label: UID of the pod, so that one of the same name that comes later is told apart (CRR-40).
+pub const RECREATE_POD_UID: &str = "crr.apps.kruise.io/pod-uid";
+/// CRR label: node of the pod, by which its daemon watches (CRR-40).
+pub const RECREATE_NODE: &str = "crr.apps.kruise.io/node-name";
+/// CRR label: `"true"` until the request has ended (CRR-40).
+pub const RECREATE_ACTIVE: &str = "crr.apps.kruise.io/active";
+/// Label of a Node, and of a CRR for a pod on it: what kind of node it is (CRR-41).
+pub const NODE_TYPE: &str = "type";
+/// The one value of [`NODE_TYPE`] that is copied to a CRR.
+pub const VIRTUAL_KUBELET: &str = "virtual-kubelet";
+/// Pod condition: its sidecars were ended after its other containers (CRR-28).
+pub const SIDECAR_TERMINATED: &str = "SidecarTerminated";
 
 /// ConfigMap with settings of the operator (SSV-30).
 pub const CONFIGURATION: &str = "kruise-configuration";

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::loops::{Counts, Loops};
 use super::{DRAIN, ambient};
 use crate::admission::certs;
 use crate::admission::server::{Bound, Drained, Limits, Server};
@@ -32,6 +33,7 @@ use crate::cluster::missed;
 use crate::cluster::registration::scope::{self, Terms};
 use crate::cluster::registration::{self, Registration};
 use crate::cluster::trust::Published;
+use crate::controllers::{recreate, sidecarset};
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
 use crate::store::watch::Feed;
@@ -59,6 +61,10 @@ pub struct InCluster {
     pub certificates: authority::Settings,
     /// What is registered, and for which pods.
     pub registration: registration::Settings,
+    /// How changes of SidecarSets are rolled out.
+    pub rollout: sidecarset::Settings,
+    /// How ContainerRecreateRequests are looked after.
+    pub recreate: recreate::Settings,
     /// Whether this replica stands for election.
     pub elects: bool,
     /// How long requests are still answered after a signal.
@@ -124,7 +130,7 @@ impl Running {
             hooks: readiness.part("hooks"),
         };
 
-        let feed = Feed::new(client.clone(), &settings.operator_namespace);
+        let feed = Feed::new(client.clone(), &settings.operator_namespace).with_gates(settings.rollout.gates);
         let (snapshots, feed_health, snapshot_count) = (feed.snapshots(), feed.health(), feed.published());
         let interruption = feed_health.interruption();
         let resolver = authority.resolver();
@@ -138,12 +144,13 @@ impl Running {
         );
         let (registered, cover) = (registration.registered(), registration.cover());
         let leader = Leader::new(settings.config.clone(), &settings.operator_namespace, &settings.identity);
-        let gauges = missed::Gauges::default();
+        let (asked, gates) = (client.clone(), settings.rollout.gates);
+        let counts = Counts::default();
 
         let expiry = Arc::clone(&resolver);
         let mut metrics = Metrics::new(bound.counts(), move || expiry.not_after()).with_feed(Arc::clone(&feed_health));
         leader.standing().register(metrics.registry());
-        gauges.register(metrics.registry());
+        counts.register(metrics.registry());
         let metrics = Arc::new(metrics);
 
         // The server's end is the process's end: until then probes and metrics answer.
@@ -165,12 +172,20 @@ impl Running {
         tasks.spawn(tell(parts.certificate, no_certificate, stopping.clone()));
         tasks.spawn(tell_registered(registered, parts.hooks, stopping.clone()));
         if settings.elects {
-            let missed_settings = missed::Settings::new(&settings.operator_namespace);
-            let work = move |stop| missed::run(client.clone(), missed_settings.clone(), gauges.clone(), stop);
+            let loops = Loops {
+                client,
+                snapshots: Arc::clone(&snapshots),
+                published: snapshot_count.clone(),
+                rollout: settings.rollout.clone(),
+                recreate: settings.recreate,
+                missed: missed::Settings::new(&settings.operator_namespace),
+                counts,
+            };
+            let work = move |stop: CancellationToken| loops.run(stop);
             tasks.spawn(leader.run(work, stopping.clone()));
         }
 
-        let kinds = Kinds { cover, gate: snapshot_count, interruption };
+        let kinds = Kinds { cover, gate: snapshot_count, interruption, client: asked, gates };
         let webhook = Webhook {
             routes: routes(Sources { snapshot: snapshots, kinds: Some(kinds), ambient }),
             limits: settings.limits.clone(),
@@ -217,14 +232,18 @@ async fn follow_terms(
     terms: watch::Sender<Option<Arc<Terms>>>,
     stopping: CancellationToken,
 ) {
+    let mut before: Option<Arc<Snapshot>> = None;
     loop {
-        if *published.borrow_and_update() > 0 {
-            let snapshot = snapshots.load_full();
+        let is_published = *published.borrow_and_update() > 0;
+        let snapshot = snapshots.load_full();
+        let is_same = before.as_ref().is_some_and(|before| before.objects().has_same_sets(snapshot.objects()));
+        if is_published && !is_same {
             let sets = snapshot.objects().sidecarsets();
             let selectors = sets.filter_map(|stored| {
                 scope::term(stored.set.spec.selector.as_ref(), stored.set.spec.namespace_selector.as_ref())
             });
             terms.send_replace(Some(Arc::new(selectors.collect())));
+            before = Some(snapshot);
         }
         tokio::select! {
             () = stopping.cancelled() => return,

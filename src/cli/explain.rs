@@ -4,7 +4,7 @@
 //! 4 something that applies today is lacking by no fault of the webhook, such as a SidecarSet younger than the pod.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use crate::sidecarset::validate::Revisions as _;
 use crate::store::Objects;
 
 /// Objects of one page of a list.
-const PAGE: u32 = 500;
+pub(super) const PAGE: u32 = 500;
 /// No single request may take longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -105,7 +105,7 @@ struct Cluster {
 
 /// A read of the API server that failed.
 #[derive(Debug, thiserror::Error)]
-enum ReadError {
+pub(super) enum ReadError {
     /// The user lacks a right.
     #[error("you may not {verb} {resource}: {message}. Ask for a role that grants {verb} on {resource}")]
     Forbidden { verb: &'static str, resource: &'static str, message: String },
@@ -129,7 +129,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn explain(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = config(&args.common).await?;
+    let config = config(args.common.kubeconfig.as_deref(), args.common.context.as_deref()).await?;
     let default_namespace = config.default_namespace.clone();
     let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
     let operator_namespace = args.common.operator_namespace.clone();
@@ -163,14 +163,15 @@ fn finish(report: &(impl Serialize + ToString), standing: Standing, output: Outp
     })
 }
 
-async fn config(common: &Common) -> anyhow::Result<Config> {
+/// The cluster that the user means.
+pub(super) async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> anyhow::Result<Config> {
     // Whoever runs first in the process decides; the same provider serves everywhere here.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if common.kubeconfig.is_none() && common.context.is_none() {
+    if kubeconfig.is_none() && context.is_none() {
         return Config::infer().await.context("there is no usable kubeconfig; see --kubeconfig and --context");
     }
-    let options = KubeConfigOptions { context: common.context.clone(), ..KubeConfigOptions::default() };
-    let config = match &common.kubeconfig {
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let config = match kubeconfig {
         Some(file) => {
             let kubeconfig = Kubeconfig::read_from(file)
                 .with_context(|| format!("the kubeconfig {} cannot be read", file.display()))?;
@@ -282,7 +283,7 @@ fn find<'a>(
 }
 
 /// A selector as the API server reads it in a list request.
-fn query(selector: &Selector) -> String {
+pub(super) fn query(selector: &Selector) -> String {
     let term = |requirement: &crate::selector::Requirement| {
         let key = &requirement.key;
         match &requirement.operator {
@@ -406,7 +407,7 @@ fn labels(object: ObjectMeta) -> (BTreeMap<String, String>, Option<Timestamp>) {
 }
 
 /// Reads a list page by page.
-async fn each<K>(
+pub(super) async fn each<K>(
     resource: &'static str,
     api: &Api<K>,
     mut params: ListParams,
@@ -426,7 +427,8 @@ where
     }
 }
 
-async fn read<T>(
+/// One request, bounded in time.
+pub(super) async fn read<T>(
     verb: &'static str,
     resource: &'static str,
     request: impl Future<Output = Result<T, kube::Error>>,

@@ -19,6 +19,9 @@ use crate::app::standalone::{NotInOrder, Running, Standalone};
 use crate::cluster::authority;
 use crate::cluster::registration::hooks::{Endpoint, FailurePolicy, Wanted};
 use crate::cluster::registration::{self, Scope};
+use crate::controllers::recreate::decide::Patience;
+use crate::controllers::{recreate, sidecarset};
+use crate::gates::Gates;
 use crate::telemetry::{LogFormat, init_logging};
 
 /// How long requests are still answered after a signal, in the cluster: until every proxy has heard that we go.
@@ -89,6 +92,22 @@ struct ClusterArgs {
     /// Whether this replica may run the controllers; webhooks are served by all.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     enable_leader_election: bool,
+    /// SidecarSets whose rollouts are decided upon at a time.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
+    sidecarset_workers: u16,
+    /// ContainerRecreateRequests that are looked at at a time.
+    #[arg(long, value_name = "NUMBER", default_value_t = 16)]
+    crr_workers: u16,
+    /// Seconds for which a ContainerRecreateRequest is kept after its end that has no ttlSecondsAfterFinished [default: for
+    /// good].
+    #[arg(long, value_name = "SECONDS")]
+    crr_default_ttl: Option<u32>,
+    /// Seconds within which a node's daemon must have taken a ContainerRecreateRequest.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, hide = true)]
+    crr_response: u32,
+    /// What is switched on or off, such as InPlaceUpdateNativeSidecar=false. Gates that are not known here are ignored.
+    #[arg(long, value_name = "GATE=BOOL,…", default_value = "")]
+    feature_gates: Gates,
     /// Seconds for which requests are still answered after a signal [default: 5, or 0 with --webhook-host].
     #[arg(long, value_name = "SECONDS")]
     shutdown_delay: Option<u16>,
@@ -119,7 +138,7 @@ enum CertSource {
 }
 
 /// An address as the reference's flags take it: `:8000` is every address.
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = text.strip_prefix(':') {
         let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
         return Ok(SocketAddr::new(everywhere(), port));
@@ -213,6 +232,19 @@ async fn settings(args: Args) -> anyhow::Result<InCluster> {
             wanted: Wanted { endpoint, namespace: namespace.clone(), pod_failure_policy: cluster.pod_failure_policy },
             scope: cluster.webhook_scope,
         },
+        rollout: sidecarset::Settings {
+            workers: cluster.sidecarset_workers.into(),
+            gates: cluster.feature_gates,
+            ..sidecarset::Settings::new(&namespace)
+        },
+        recreate: recreate::Settings {
+            workers: cluster.crr_workers.into(),
+            patience: Patience {
+                response: Duration::from_secs(cluster.crr_response.into()),
+                default_ttl: cluster.crr_default_ttl.map(|seconds| Duration::from_secs(seconds.into())),
+                ..recreate::Settings::default().patience
+            },
+        },
         elects: cluster.enable_leader_election,
         linger,
         limits: Limits::default(),
@@ -260,7 +292,7 @@ async fn from_files(manifests: PathBuf, args: Args) -> anyhow::Result<ExitCode> 
 }
 
 /// Runs until it ends by itself, or is told to by a signal.
-async fn until_signalled<F: Future>(run: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<F::Output> {
+pub(super) async fn until_signalled<F: Future>(run: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<F::Output> {
     let shutdown = CancellationToken::new();
     let mut running = std::pin::pin!(run(shutdown.clone()));
     tokio::select! {

@@ -35,7 +35,11 @@ pub fn patch<'a>(annotations: &Pairs<'_>, chosen: &[Chosen<'a>], edits: &mut Edi
 }
 
 /// The new value of one annotation, if it gets one.
-fn patch_one<'a>(policy: &str, before: Option<&str>, value: &'a str) -> (Option<Cow<'a, str>>, PatchOutcome) {
+pub(crate) fn patch_one<'a>(
+    policy: &str,
+    before: Option<&str>,
+    value: &'a str,
+) -> (Option<Cow<'a, str>>, PatchOutcome) {
     match (policy, before) {
         // META-1: an empty value counts as present.
         ("Retain" | "", Some(_)) => (None, PatchOutcome::Retained),

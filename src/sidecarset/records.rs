@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -16,7 +16,7 @@ use super::select::Chosen;
 use crate::api::json;
 use crate::api::names;
 use crate::edits::Edits;
-use crate::facts::{Fact, Recorder};
+use crate::facts::{Fact, Recorder, Warnings};
 use crate::pod::Pairs;
 
 /// One entry of the two hash annotations, members in the reference's order (ANN-3).
@@ -24,11 +24,18 @@ use crate::pod::Pairs;
 #[serde(rename_all = "camelCase", default)]
 struct Entry<'a> {
     update_timestamp: Option<Cow<'a, str>>,
+    #[serde(deserialize_with = "null_is_empty")]
     hash: Cow<'a, str>,
+    #[serde(deserialize_with = "null_is_empty")]
     sidecar_set_name: Cow<'a, str>,
     sidecar_list: Option<Cow<'a, [String]>>,
-    #[serde(skip_serializing_if = "str::is_empty")]
+    #[serde(skip_serializing_if = "str::is_empty", deserialize_with = "null_is_empty")]
     controller_revision: Cow<'a, str>,
+}
+
+/// As Go reads it.
+fn null_is_empty<'de, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
+    Ok(Cow::Owned(Option::<String>::deserialize(deserializer)?.unwrap_or_default()))
 }
 
 /// Where the time ends and the rest of an entry begins.
@@ -95,6 +102,45 @@ pub struct Carried {
     pub hash: String,
     /// Name of its ControllerRevision; empty when the record does not say.
     pub revision: String,
+}
+
+/// What a hash annotation says of one SidecarSet, as a rollout reads it (CTL-20).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The hash; empty when it cannot be read.
+    pub hash: String,
+    /// When the entry was written, as text.
+    pub updated: Option<String>,
+}
+
+/// Reads the entry of one SidecarSet, in either form of ANN-6; `None` when there is none that can be read.
+pub fn told(text: &str, set: &str) -> Option<Told> {
+    let entries: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(text).ok()?;
+    let entry = entries.get(set)?.get();
+    if let Ok(hash) = serde_json::from_str::<String>(entry) {
+        return Some(Told { hash, updated: None });
+    }
+    let entry: Entry<'_> = serde_json::from_str(entry).ok()?;
+    Some(Told { hash: entry.hash.into_owned(), updated: entry.update_timestamp.map(Cow::into_owned) })
+}
+
+/// A hash annotation after an update in place: the entry of `set` is new, those of others stay, the legacy form is
+/// brought into today's, and garbage is started afresh (UPD-5, UPD-7).
+pub fn renewed(before: Option<&str>, set: &str, record: &Record, now: &str) -> String {
+    let changed = [set].into();
+    let before = before.unwrap_or("{}");
+    hash_annotation(before, &[(set, record)], |it| &it.full, now, &changed, names::HASH, &mut Warnings::default())
+}
+
+/// The same annotation in today's form, if it has the legacy one (UPD-7).
+pub fn modernised(text: &str) -> Option<String> {
+    serde_json::from_str::<BTreeMap<Cow<'_, str>, Cow<'_, str>>>(text).ok().filter(|entries| !entries.is_empty())?;
+    Some(print_object(read_entries(text)?.iter().map(|(name, entry)| (name.as_str(), entry.clone()))))
+}
+
+/// The annotation of working containers after an update in place (HOT-5): other entries stay, garbage is started afresh.
+pub fn working(before: Option<&str>, base: &str, container: &str) -> String {
+    working_annotation(before, &[&(base.to_owned(), container.to_owned())], &mut Warnings::default())
 }
 
 /// The SidecarSets that a live pod carries, from the values of [`names::HASH`] and [`names::INJECTED_LIST`] (ANN-2,
@@ -360,6 +406,12 @@ mod tests {
         assert_eq!(revision_in(&text, "other"), None);
         assert_eq!(revision_in(r#"{"mesh":"legacy"}"#, "mesh"), None);
         assert_eq!(revision_in("garbage", "mesh"), None);
+    }
+
+    #[test]
+    fn null_is_read_as_nothing() {
+        let text = r#"{"mesh":{"updateTimestamp":null,"hash":"x","sidecarSetName":null,"controllerRevision":null}}"#;
+        assert_eq!(told(text, "mesh"), Some(Told { hash: "x".to_owned(), updated: None }));
     }
 
     #[test]

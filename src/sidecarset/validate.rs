@@ -31,6 +31,7 @@ use self::report::{Place, Report};
 use crate::api::json::{DecodeError, Unknown};
 use crate::api::sidecarset::{InjectionRevision, SidecarSet};
 use crate::api::syntax;
+use crate::gates::Gates;
 
 /// One thing that is wrong, or odd, with an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +57,8 @@ pub struct Surroundings<'a> {
     pub others: Vec<&'a SidecarSet>,
     /// The annotations that `patchPodMetadata` may touch, as stored in the operator's configuration (SSV-30).
     pub white_list: Option<&'a str>,
-    /// Whether everything may be touched while there is no white list (SSV-32).
-    pub metadata_defaults_allowed: bool,
+    /// What is switched on.
+    pub gates: Gates,
     /// The stored revisions.
     pub revisions: &'a dyn Revisions,
 }
@@ -78,7 +79,7 @@ pub fn validate(new: &SidecarSet, unknown: &Unknown, old: Option<&SidecarSet>, a
     selectors::check(&mut report, &new.spec);
     containers::check(&mut report, new);
     volumes::check(&mut report, &new.spec.volumes);
-    strategies::check_update(&mut report, new);
+    strategies::check_update(&mut report, new, around.gates);
     strategies::check_injection(&mut report, new, around.revisions);
     patches::check(&mut report, new, around);
     check_custom_version(&mut report, new);

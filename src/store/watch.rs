@@ -14,6 +14,7 @@
 //! The watches are our own and not those of kube-runtime, which does not tell that a broken watch is up again before
 //! the next object changes, keeps a version that the API server refuses, and loses a list to one item.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::pin::pin;
@@ -23,12 +24,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use futures::TryStreamExt as _;
+use futures::{AsyncBufRead, AsyncBufReadExt as _};
 use kube::Client;
-use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, WatchParams};
 use kube::core::Request;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -36,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Broken, Change, Effect, Kind, Objects, Snapshot};
 use crate::api::names;
+use crate::gates::Gates;
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -57,6 +61,8 @@ const SETTLED: Duration = Duration::from_millis(50);
 /// Attempts that follow at once after an API server has ended a watch: it does so when a CRD changes, and pods made
 /// meanwhile would miss their sidecars.
 const PROMPT: u32 = 3;
+/// Bytes of an event; etcd takes no object that comes near it.
+const LINE: usize = 32 << 20;
 /// Changes that wait to be taken.
 const QUEUE: usize = 256;
 /// The shortest time between two snapshots; what changes in it goes into the second.
@@ -68,6 +74,7 @@ const RECOVERY: Duration = Duration::from_secs(1);
 pub struct Feed {
     client: Client,
     operator_namespace: String,
+    gates: Gates,
     snapshots: Arc<ArcSwap<Snapshot>>,
     published: watch::Sender<u64>,
     health: Arc<Health>,
@@ -86,24 +93,24 @@ pub struct Health {
 /// Since when nothing is heard of changes of SidecarSets; `None` while their watch is up.
 pub type Interruption = Option<tokio::time::Instant>;
 
-/// What a watch tells the owner of the objects.
-enum Told {
+/// What the owner of the objects is told.
+enum News {
     Change(Change),
-    /// It is up, and all that changed before was told.
+    /// This watch is up, and all that changed before was told.
     Current(Kind),
 }
 
 #[derive(Debug, Default)]
 struct State {
-    lines: [Line; Kind::ALL.len()],
+    lines: [Status; Kind::ALL.len()],
     /// Since when some watch is down.
     outage: Option<Instant>,
     synced: bool,
 }
 
-/// One watch.
+/// How one watch is doing.
 #[derive(Debug, Default)]
-struct Line {
+struct Status {
     listed: bool,
     /// When the API server last said anything.
     heard: Option<Instant>,
@@ -112,7 +119,7 @@ struct Line {
 
 /// Why a watch is down.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub(crate) enum Trouble {
     #[error("the API server does not serve {0}; install the CRDs")]
     NotServed(String),
     #[error("the API server answers: {0}")]
@@ -142,10 +149,17 @@ impl Feed {
         Self {
             client,
             operator_namespace: operator_namespace.to_owned(),
+            gates: Gates::default(),
             snapshots: Arc::new(ArcSwap::from_pointee(empty)),
             published: watch::Sender::new(0),
             health: Arc::default(),
         }
+    }
+
+    /// The same, with SidecarSets judged by these gates.
+    #[must_use]
+    pub fn with_gates(self, gates: Gates) -> Self {
+        Self { gates, ..self }
     }
 
     /// Where snapshots are published. Empty before the first: who answers then lets pods pass without their sidecars,
@@ -172,13 +186,12 @@ impl Feed {
             let (sender, changes) = mpsc::channel(QUEUE);
             for kind in Kind::ALL {
                 let health = Arc::clone(&self.health);
-                tasks.spawn(
-                    Source::new(kind, &self.operator_namespace, self.client.clone(), health).follow(sender.clone()),
-                );
+                let source = Part::source(kind, &self.operator_namespace, self.client.clone(), health);
+                tasks.spawn(source.follow(sender.clone()));
             }
             drop(sender);
             let owner = Owner {
-                objects: Objects::in_cluster(&self.operator_namespace),
+                objects: Objects::in_cluster(&self.operator_namespace).with_gates(self.gates),
                 listed: BTreeSet::new(),
                 snapshots: Arc::clone(&self.snapshots),
                 published: self.published.clone(),
@@ -219,13 +232,13 @@ struct Owner {
 // === impl Owner ===
 
 impl Owner {
-    async fn run(mut self, mut changes: mpsc::Receiver<Told>) {
-        while let Some(told) = changes.recv().await {
-            let mut current = self.take_told(told);
+    async fn run(mut self, mut changes: mpsc::Receiver<News>) {
+        while let Some(news) = changes.recv().await {
+            let mut current = self.hear(news);
             // What came meanwhile goes into the same snapshot.
             for _ in 0..QUEUE {
-                let Ok(told) = changes.try_recv() else { break };
-                current = self.take_told(told).or(current);
+                let Ok(news) = changes.try_recv() else { break };
+                current = self.hear(news).or(current);
             }
             if self.listed.len() == Kind::ALL.len() {
                 self.publish();
@@ -238,10 +251,10 @@ impl Owner {
     }
 
     /// The watch that is up again, if that was told.
-    fn take_told(&mut self, told: Told) -> Option<Kind> {
-        match told {
-            Told::Change(change) => self.take(change),
-            Told::Current(kind) => return Some(kind),
+    fn hear(&mut self, news: News) -> Option<Kind> {
+        match news {
+            News::Change(change) => self.take(change),
+            News::Current(kind) => return Some(kind),
         }
         None
     }
@@ -297,22 +310,115 @@ fn report(previous: &Snapshot, snapshot: &Snapshot) {
     }
 }
 
+/// What a [`Source`] watches, and whom it tells.
+pub(crate) trait Subject: Send + Sync + 'static {
+    /// One object, as it is read from the API server's JSON.
+    type Object: DeserializeOwned + Clone + Send;
+    /// What is sent when objects changed.
+    type Change: Send;
+
+    /// The version of an object; empty when it has none.
+    fn version(object: &Self::Object) -> &str;
+    /// What is kept of an object. Done page by page, so that a long list is never there as it came.
+    fn trim(&self, object: Self::Object) -> Self::Object {
+        object
+    }
+    /// How a change is told.
+    fn change(&self, told: Told<Self::Object>) -> Self::Change;
+    /// The API server said something: the watch is up.
+    fn heard(&self);
+    /// The watch began anew, with a list.
+    fn restarted(&self);
+    /// The watch is down.
+    fn lost(&self, trouble: &Trouble);
+    /// The watch has ended, in whatever way, and the next one is not up yet.
+    fn interrupted(&self) {}
+}
+
+/// What a [`Source`] has to tell.
+pub(crate) enum Told<T> {
+    /// These are all there are.
+    All(Vec<T>),
+    /// This one is new, or is now like this.
+    Put(T),
+    /// This one, as it was last, is gone.
+    Gone(T),
+    /// The watch is up, and all that changed before was told.
+    Current,
+}
+
+/// What a [`Line`] tells, object by object, as the API server's JSON.
+pub(crate) enum Raw<'a> {
+    /// A list begins, maybe anew: all there is follows as [`Raw::Item`].
+    Listing,
+    /// An object of the list.
+    Item(&'a RawValue),
+    /// The list is whole.
+    Listed,
+    /// This one is new, or is now like this.
+    Put(&'a RawValue),
+    /// This one, as it was last, is gone.
+    Gone(&'a RawValue),
+    /// The watch is up, and all that changed before was told.
+    Current,
+}
+
+/// Whom a [`Line`] tells.
+pub(crate) trait Sink: Send {
+    /// Takes it, and says what version the object has, if there is one.
+    fn take(&mut self, told: Raw<'_>) -> impl Future<Output = Result<String, serde_json::Error>> + Send;
+    /// Whether nobody takes anything any more.
+    fn is_closed(&self) -> bool {
+        false
+    }
+    /// The API server said something: the watch is up.
+    fn heard(&self);
+    /// The watch began anew, with a list.
+    fn restarted(&self);
+    /// The watch is down.
+    fn lost(&self, trouble: &Trouble);
+    /// The watch has ended, in whatever way, and the next one is not up yet.
+    fn interrupted(&self) {}
+}
+
+/// One watch, and who is told of it by a channel.
+pub(crate) struct Source<S> {
+    subject: S,
+    line: Line,
+}
+
 /// One watch.
-struct Source {
-    kind: Kind,
+pub(crate) struct Line {
     client: Client,
     path: String,
     request: Request,
     lists: ListParams,
     watches: WatchParams,
-    health: Arc<Health>,
+    /// Whether only the metadata of objects are asked for.
+    metadata_only: bool,
 }
 
 /// A page of a list.
 #[derive(Deserialize)]
-struct Page {
+struct Page<'a> {
     metadata: PageMetadata,
-    items: Option<Vec<Value>>,
+    #[serde(borrow)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+/// An event of a watch; the order of its members does not matter.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// An object that tells nothing but a version.
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: PageMetadata,
 }
 
 #[derive(Deserialize)]
@@ -323,37 +429,187 @@ struct PageMetadata {
     r#continue: String,
 }
 
-// === impl Source ===
+/// One kind of the feed's objects.
+struct Part {
+    kind: Kind,
+    health: Arc<Health>,
+}
 
-impl Source {
-    fn new(kind: Kind, namespace: &str, client: Client, health: Arc<Health>) -> Self {
-        let mut lists = ListParams::default().limit(PAGE);
-        let mut watches = WatchParams::default().timeout(RENEWAL);
+// === impl Part ===
+
+impl Part {
+    fn source(kind: Kind, namespace: &str, client: Client, health: Arc<Health>) -> Source<Self> {
         let path = match kind {
             Kind::SidecarSets => format!("/apis/{}/sidecarsets", names::V1BETA1),
             Kind::Namespaces => "/api/v1/namespaces".to_owned(),
+            Kind::Configuration => format!("/api/v1/namespaces/{namespace}/configmaps"),
+            Kind::Revisions => format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions"),
+        };
+        let mut source = Source::new(Self { kind, health }, path, client);
+        let Line { lists, watches, metadata_only, .. } = &mut source.line;
+        match kind {
+            Kind::SidecarSets => {}
+            Kind::Namespaces => *metadata_only = true,
             Kind::Configuration => {
                 let name = format!("metadata.name={}", names::CONFIGURATION);
-                (lists, watches) = (lists.fields(&name), watches.fields(&name));
-                format!("/api/v1/namespaces/{namespace}/configmaps")
+                (lists.field_selector, watches.field_selector) = (Some(name.clone()), Some(name));
             }
             Kind::Revisions => {
-                (lists, watches) = (lists.labels(names::REVISION_OF), watches.labels(names::REVISION_OF));
-                format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions")
+                let label = Some(names::REVISION_OF.to_owned());
+                (lists.label_selector, watches.label_selector) = (label.clone(), label);
             }
-        };
-        Self { kind, client, request: Request::new(path.clone()), path, lists, watches, health }
+        }
+        source
+    }
+}
+
+impl Subject for Part {
+    type Object = Value;
+    type Change = News;
+
+    fn version(object: &Value) -> &str {
+        object["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+    }
+
+    fn change(&self, told: Told<Value>) -> News {
+        News::Change(match told {
+            Told::All(objects) => Change::All(self.kind, objects),
+            Told::Put(object) => Change::Put(self.kind, object),
+            Told::Gone(object) => {
+                Change::Gone(self.kind, object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+            }
+            Told::Current => return News::Current(self.kind),
+        })
+    }
+
+    fn heard(&self) {
+        self.health.heard(self.kind);
+    }
+
+    fn restarted(&self) {
+        self.health.restarted(self.kind);
+    }
+
+    fn lost(&self, trouble: &Trouble) {
+        self.health.lost(self.kind, trouble);
+    }
+
+    fn interrupted(&self) {
+        self.health.interrupted(self.kind);
+    }
+}
+
+// === impl Source ===
+
+impl<S: Subject> Source<S> {
+    /// Watches all objects under `path`, such as `/api/v1/pods`.
+    pub(crate) fn new(subject: S, path: String, client: Client) -> Self {
+        Self { subject, line: Line::new(path, client) }
+    }
+
+    /// Only those with these labels.
+    pub(crate) fn labelled(mut self, selector: &str) -> Self {
+        let selector = Some(selector.to_owned());
+        (self.line.lists.label_selector, self.line.watches.label_selector) = (selector.clone(), selector);
+        self
+    }
+
+    /// Only those with these fields.
+    pub(crate) fn having(mut self, selector: &str) -> Self {
+        let selector = Some(selector.to_owned());
+        (self.line.lists.field_selector, self.line.watches.field_selector) = (selector.clone(), selector);
+        self
+    }
+
+    /// Lists in pages of this length, for who has little memory.
+    pub(crate) fn paged(mut self, length: u32) -> Self {
+        self.line.lists.limit = Some(length);
+        self
     }
 
     /// Lists and watches, and begins again whatever happens, until nobody takes the changes any more.
-    async fn follow(self, changes: mpsc::Sender<Told>) {
+    pub(crate) async fn follow(self, changes: mpsc::Sender<S::Change>) {
+        let mut channel = Channel { subject: self.subject, changes, listed: Vec::new() };
+        self.line.follow(&mut channel).await;
+    }
+}
+
+/// Tells by a channel.
+struct Channel<S: Subject> {
+    subject: S,
+    changes: mpsc::Sender<S::Change>,
+    /// What was listed so far.
+    listed: Vec<S::Object>,
+}
+
+// === impl Channel ===
+
+impl<S: Subject> Sink for Channel<S> {
+    async fn take(&mut self, told: Raw<'_>) -> Result<String, serde_json::Error> {
+        let mut version = String::new();
+        let mut read = |raw: &RawValue| {
+            let object = serde_json::from_str(raw.get())?;
+            S::version(&object).clone_into(&mut version);
+            Ok::<_, serde_json::Error>(object)
+        };
+        let told = match told {
+            Raw::Listing => {
+                self.listed.clear();
+                return Ok(version);
+            }
+            Raw::Item(raw) => {
+                self.listed.push(self.subject.trim(read(raw)?));
+                return Ok(version);
+            }
+            Raw::Listed => Told::All(std::mem::take(&mut self.listed)),
+            Raw::Put(raw) => Told::Put(self.subject.trim(read(raw)?)),
+            Raw::Gone(raw) => Told::Gone(read(raw)?),
+            Raw::Current => Told::Current,
+        };
+        let _ = self.changes.send(self.subject.change(told)).await;
+        Ok(version)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.changes.is_closed()
+    }
+
+    fn heard(&self) {
+        self.subject.heard();
+    }
+
+    fn restarted(&self) {
+        self.subject.restarted();
+    }
+
+    fn lost(&self, trouble: &Trouble) {
+        self.subject.lost(trouble);
+    }
+
+    fn interrupted(&self) {
+        self.subject.interrupted();
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    /// Watches all objects under `path`, such as `/api/v1/pods`.
+    pub(crate) fn new(path: String, client: Client) -> Self {
+        let lists = ListParams::default().limit(PAGE);
+        let watches = WatchParams::default().timeout(RENEWAL);
+        Self { client, request: Request::new(path.clone()), path, lists, watches, metadata_only: false }
+    }
+
+    /// Lists and watches, and begins again whatever happens, until nobody is there to be told. May be dropped anywhere.
+    pub(crate) async fn follow(&self, sink: &mut impl Sink) {
         let mut version = None;
         let mut delays = delays();
         let mut prompt = PROMPT;
-        while !changes.is_closed() {
+        while !sink.is_closed() {
             let began = Instant::now();
-            let ended = self.attempt(&mut version, &changes).await;
-            self.health.interrupted(self.kind);
+            let ended = self.attempt(&mut version, sink).await;
+            sink.interrupted();
             let was_steady = began.elapsed() >= STEADY;
             if was_steady {
                 delays = self::delays();
@@ -364,7 +620,7 @@ impl Source {
                 Ok(ended) => {
                     if matches!(ended, Ended::Expired) {
                         version = None;
-                        self.health.restarted(self.kind);
+                        sink.restarted();
                     }
                     if prompt > 0 {
                         prompt -= 1;
@@ -377,7 +633,7 @@ impl Source {
                     if !matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow) {
                         version = None;
                     }
-                    self.health.lost(self.kind, &trouble);
+                    sink.lost(&trouble);
                 }
             }
             sleep(delays.next().unwrap_or(DELAYS.1)).await;
@@ -385,37 +641,38 @@ impl Source {
     }
 
     /// Lists, unless there is a version to go on from, and watches.
-    async fn attempt(&self, version: &mut Option<String>, changes: &mpsc::Sender<Told>) -> Result<Ended, Trouble> {
+    async fn attempt(&self, version: &mut Option<String>, sink: &mut impl Sink) -> Result<Ended, Trouble> {
         let from = if let Some(version) = version {
             version
         } else {
-            let Some((listed, objects)) = self.list().await? else { return Ok(Ended::Expired) };
-            self.health.heard(self.kind);
-            let _ = changes.send(Told::Change(Change::All(self.kind, objects))).await;
+            let Some(listed) = self.list(sink).await? else { return Ok(Ended::Expired) };
+            sink.heard();
+            sink.take(Raw::Listed).await.map_err(unreadable)?;
             version.insert(listed)
         };
-        self.watch(from, changes).await
+        self.watch(from, sink).await
     }
 
-    /// All objects, and the version of the list. `None` when it expired before its last page.
-    async fn list(&self) -> Result<Option<(String, Vec<Value>)>, Trouble> {
-        let mut objects = Vec::new();
+    /// Tells all objects, page by page; the version of the list. `None` when it expired before its last page.
+    async fn list(&self, sink: &mut impl Sink) -> Result<Option<String>, Trouble> {
         let mut params = self.lists.clone();
+        sink.take(Raw::Listing).await.map_err(unreadable)?;
         for _ in 0..PAGES {
-            let list = match self.kind {
-                Kind::Namespaces => self.request.list_metadata(&params),
-                _ => self.request.list(&params),
-            };
+            let list =
+                if self.metadata_only { self.request.list_metadata(&params) } else { self.request.list(&params) };
             let list = list.map_err(|error| Trouble::Unreadable(error.to_string()))?;
-            let page: Page = match self.answer(self.client.request(list)).await {
+            let text = match self.answer(self.client.request_text(list)).await {
                 Err(Failure::Expired) => return Ok(None),
                 Err(Failure::Trouble(trouble)) => return Err(trouble),
-                Ok(page) => page,
+                Ok(text) => text,
             };
-            objects.extend(page.items.unwrap_or_default());
+            let page: Page<'_> = serde_json::from_str(&text).map_err(unreadable)?;
+            for object in page.items.into_iter().flatten() {
+                sink.take(Raw::Item(object)).await.map_err(unreadable)?;
+            }
             let PageMetadata { resource_version, r#continue } = page.metadata;
             if r#continue.is_empty() {
-                return Ok(Some((resource_version, objects)));
+                return Ok(Some(resource_version));
             }
             params.continue_token = Some(r#continue);
         }
@@ -423,58 +680,69 @@ impl Source {
     }
 
     /// Follows `version` to what is newest, until the watch ends.
-    async fn watch(&self, version: &mut String, changes: &mpsc::Sender<Told>) -> Result<Ended, Trouble> {
-        let watch = match self.kind {
-            Kind::Namespaces => self.request.watch_metadata(&self.watches, version),
-            _ => self.request.watch(&self.watches, version),
+    async fn watch(&self, version: &mut String, sink: &mut impl Sink) -> Result<Ended, Trouble> {
+        let watch = if self.metadata_only {
+            self.request.watch_metadata(&self.watches, version)
+        } else {
+            self.request.watch(&self.watches, version)
         };
         let watch = watch.map_err(|error| Trouble::Unreadable(error.to_string()))?;
-        let events = match self.answer(self.client.request_events::<Value>(watch)).await {
+        // Not kube's own events: they own what they are read into, and need the type before the object.
+        let body = match self.answer(self.client.request_stream(watch)).await {
             Err(Failure::Expired) => return Ok(Ended::Expired),
             Err(Failure::Trouble(trouble)) => return Err(trouble),
-            Ok(events) => events,
+            Ok(body) => body,
         };
-        let mut events = pin!(events);
+        let mut lines = Lines { reader: pin!(body), line: Vec::new(), is_whole: false };
         let limit = Duration::from_secs(RENEWAL.into()) + GRACE;
         let answered = Instant::now();
         let mut is_current = false;
         loop {
-            self.health.heard(self.kind);
+            sink.heard();
             let patience = if is_current { limit } else { SETTLED.saturating_sub(answered.elapsed()) };
-            let event = match timeout(patience, events.try_next()).await {
+            let line = match timeout(patience, lines.next()).await {
                 Err(_) if !is_current => {
                     is_current = true;
-                    let _ = changes.send(Told::Current(self.kind)).await;
+                    sink.take(Raw::Current).await.map_err(unreadable)?;
                     continue;
                 }
                 Err(_) => return Err(Trouble::Slow),
                 Ok(Ok(None)) => return Ok(Ended::InTime),
-                Ok(Ok(Some(event))) => event,
-                Ok(Err(error)) => match self.failure(&error) {
-                    Failure::Expired => return Ok(Ended::Expired),
-                    Failure::Trouble(trouble) => return Err(trouble),
+                Ok(Ok(Some(line))) => line,
+                Ok(Err(error)) if is_cut(&error) => return Ok(Ended::InTime),
+                Ok(Err(error)) => return Err(Trouble::Unreachable(error.to_string())),
+            };
+            let event: Event<'_> = match serde_json::from_slice(line) {
+                Ok(event) => event,
+                // The connection was cut in the middle of a line.
+                Err(error) if error.is_eof() => continue,
+                Err(error) => match serde_json::from_slice::<Box<kube::core::Status>>(line) {
+                    Ok(status) if status.code != 0 => return self.refused(status),
+                    _ => return Err(unreadable(error)),
                 },
             };
-            let change = match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    advance(version, &object);
-                    Change::Put(self.kind, object)
-                }
-                WatchEvent::Deleted(object) => {
-                    advance(version, &object);
-                    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                    Change::Gone(self.kind, name.to_owned())
-                }
-                WatchEvent::Bookmark(bookmark) => {
-                    version.clone_from(&bookmark.metadata.resource_version);
+            let told = match &*event.r#type {
+                "ADDED" | "MODIFIED" => Raw::Put(event.object),
+                "DELETED" => Raw::Gone(event.object),
+                "BOOKMARK" => {
+                    let bookmark: Bookmark = serde_json::from_str(event.object.get()).map_err(unreadable)?;
+                    advance(version, bookmark.metadata.resource_version);
                     continue;
                 }
-                WatchEvent::Error(status) => match self.failure(&kube::Error::Api(status)) {
-                    Failure::Expired => return Ok(Ended::Expired),
-                    Failure::Trouble(trouble) => return Err(trouble),
-                },
+                "ERROR" => {
+                    return self.refused(serde_json::from_str(event.object.get()).map_err(unreadable)?);
+                }
+                other => return Err(Trouble::Unreadable(format!("an event of the unknown type {other}"))),
             };
-            let _ = changes.send(Told::Change(change)).await;
+            advance(version, sink.take(told).await.map_err(unreadable)?);
+        }
+    }
+
+    /// How a watch ends that the API server refuses to go on with.
+    fn refused(&self, status: Box<kube::core::Status>) -> Result<Ended, Trouble> {
+        match self.failure(&kube::Error::Api(status)) {
+            Failure::Expired => Ok(Ended::Expired),
+            Failure::Trouble(trouble) => Err(trouble),
         }
     }
 
@@ -507,9 +775,63 @@ enum Failure {
     Trouble(Trouble),
 }
 
-fn advance(version: &mut String, object: &Value) {
-    if let Some(newer) = object["metadata"]["resourceVersion"].as_str().filter(|newer| !newer.is_empty()) {
-        newer.clone_into(version);
+fn advance(version: &mut String, newer: String) {
+    if !newer.is_empty() {
+        *version = newer;
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "of map_err")]
+fn unreadable(error: serde_json::Error) -> Trouble {
+    Trouble::Unreadable(error.to_string())
+}
+
+/// Whether a connection ended between two messages or in one; an API server that goes away does so.
+fn is_cut(error: &std::io::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let is_end = |error: &std::io::Error| error.kind() == std::io::ErrorKind::UnexpectedEof;
+        if error.downcast_ref().is_some_and(is_end) || error.to_string().contains("unexpected EOF during chunk") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The lines of an answer.
+struct Lines<R> {
+    reader: R,
+    line: Vec<u8>,
+    /// Whether the line was handed out.
+    is_whole: bool,
+}
+
+// === impl Lines ===
+
+impl<R: AsyncBufRead + Unpin> Lines<R> {
+    /// The next one, without its end. May be dropped while it waits, and called again.
+    async fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
+        if std::mem::take(&mut self.is_whole) {
+            self.line.clear();
+        }
+        loop {
+            let chunk = self.reader.fill_buf().await?;
+            let end = memchr::memchr(b'\n', chunk);
+            if chunk.is_empty() && self.line.is_empty() {
+                return Ok(None);
+            }
+            self.is_whole = chunk.is_empty() || end.is_some();
+            self.line.extend_from_slice(&chunk[..end.unwrap_or(chunk.len())]);
+            let read = end.map_or(chunk.len(), |end| end + 1);
+            self.reader.consume_unpin(read);
+            if self.is_whole {
+                return Ok(Some(&self.line));
+            }
+            if self.line.len() > LINE {
+                return Err(std::io::Error::other(format!("an event of more than {LINE} bytes")));
+            }
+        }
     }
 }
 

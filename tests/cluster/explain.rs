@@ -154,6 +154,12 @@ pub async fn clean_up(cluster: &Cluster, ns: &Namespace) -> Result<()> {
     Ok(())
 }
 
+/// Runs the program; its exit code, and all that it said.
+pub async fn outrigger_says(kubeconfig: PathBuf, args: &[&str]) -> Result<(i32, String)> {
+    let said = outrigger(binary(), kubeconfig, args).await?;
+    Ok((said.code, said.out + &said.err))
+}
+
 /// What a run printed.
 struct Said {
     code: i32,

@@ -6,13 +6,19 @@
 
 #[path = "../support/cluster/mod.rs"]
 mod harness;
+#[path = "../support/cri/mod.rs"]
+mod runtime;
 
 mod crds;
+mod daemon;
 mod explain;
 mod facts;
+mod launch;
 mod manager;
 mod missed;
+mod recreate;
 mod registration;
+mod rollout;
 mod store;
 
 use std::process::ExitCode;
@@ -26,8 +32,12 @@ fn main() -> ExitCode {
         crds::tests(),
         registration::tests(),
         explain::tests(),
+        daemon::tests(),
+        launch::tests(),
         manager::tests(),
         missed::tests(),
+        recreate::tests(),
+        rollout::tests(),
         store::tests(),
     ];
     harness::run::main(Parts::Controllers, subjects.into_iter().flatten())

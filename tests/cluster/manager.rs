@@ -51,17 +51,17 @@ pub fn long_tests() -> Vec<Test> {
 }
 
 /// The manifests, applied; taken away when the test is over.
-struct Installed<'c> {
+pub struct Installed<'c> {
     cluster: &'c Cluster,
     kubeconfig: PathBuf,
 }
 
 /// A running manager.
-struct Manager {
-    process: Process,
+pub struct Manager {
+    pub process: Process,
     webhook: u16,
     health: u16,
-    metrics: u16,
+    pub metrics: u16,
 }
 
 fn manifests() -> String {
@@ -91,7 +91,7 @@ async fn install(cluster: &Cluster) -> Result<Installed<'_>> {
 }
 
 /// Installs, does what a test is about, and takes everything away again, also when it failed.
-async fn while_installed(cluster: &Cluster, test: impl AsyncFnOnce(&Installed<'_>) -> Result<()>) -> Result<()> {
+pub async fn while_installed(cluster: &Cluster, test: impl AsyncFnOnce(&Installed<'_>) -> Result<()>) -> Result<()> {
     let installed = install(cluster).await?;
     let tested = test(&installed).await;
     installed.remove().await?;
@@ -100,7 +100,7 @@ async fn while_installed(cluster: &Cluster, test: impl AsyncFnOnce(&Installed<'_
 
 impl Installed<'_> {
     /// Starts a manager that registers itself at `host`, or at its own port.
-    fn start(&self, name: &str, host: Option<u16>, args: &[&str]) -> Result<Manager> {
+    pub fn start(&self, name: &str, host: Option<u16>, args: &[&str]) -> Result<Manager> {
         let [webhook, health, metrics] = free_ports()?;
         self.start_at(name, [webhook, health, metrics], host.unwrap_or(webhook), args)
     }
@@ -149,7 +149,7 @@ impl Installed<'_> {
 }
 
 impl Manager {
-    async fn is_ready(&self) -> Result<()> {
+    pub async fn is_ready(&self) -> Result<()> {
         let ready = until("the manager is ready", PATIENCE, async || {
             if let Some(exit) = self.process.exit() {
                 bail!("the manager ended: {exit}");
@@ -173,7 +173,7 @@ fn free_ports() -> Result<[u16; 3]> {
 }
 
 /// Status and body of a page, in the clear.
-async fn get(port: u16, path: &str) -> Result<(u16, String)> {
+pub async fn get(port: u16, path: &str) -> Result<(u16, String)> {
     let asked = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
@@ -318,10 +318,13 @@ async fn used_rights(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
     let cluster = installed.cluster;
     let before = cluster.audit()?.len();
     let manager = installed.ready("rights").await?;
-    // Everything it does: it finds a missed pod, renews its Lease and its certificates, repairs and hands over.
+    // Everything it does: it rolls out, finds a missed pod, renews its Lease and its certificates, repairs and hands over.
     a_set(cluster, ns).await?;
     let hooks: Api<MutatingWebhookConfiguration> = Api::all(cluster.client());
     let pod_hook = "kruise-mutating-webhook-configuration";
+    crate::rollout::takes_every_right(cluster, ns).await?;
+    crate::launch::takes_every_right(cluster, ns).await?;
+    crate::recreate::takes_every_right(cluster, ns).await?;
     missed_pod(cluster, ns, &manager).await?;
     authority::request(cluster.client(), NAMESPACE, "kruise-webhook-certs", Request::Leaf).await?;
     until("the registration is repaired", PATIENCE * 2, async || Ok(hooks.get_opt(pod_hook).await?.is_some())).await?;

@@ -15,6 +15,8 @@ mod harness;
 mod explain;
 #[path = "../cluster/manager.rs"]
 mod manager;
+#[path = "../cluster/rollout.rs"]
+mod rollout;
 
 use std::process::ExitCode;
 

@@ -51,6 +51,18 @@ fn manifests() -> String {
     format!("{}/manifests/ha", env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Installs it unless another test did.
+pub async fn installed(cluster: &Cluster) -> Result<()> {
+    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _first = ONE_AT_A_TIME.lock().await;
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client(), NAMESPACE);
+    let is_there = |it: Deployment| it.metadata.deletion_timestamp.is_none();
+    if !deployments.get_opt(DEPLOYMENT).await?.is_some_and(is_there) {
+        install(cluster).await?;
+    }
+    Ok(())
+}
+
 /// Applies the manifests as a user does, and waits until both replicas serve.
 async fn install(cluster: &Cluster) -> Result<()> {
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join(IMAGE);

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::scope::{Terms, expression};
-use crate::admission::{MUTATE_POD, MUTATE_SIDECARSET, VALIDATE_SIDECARSET};
+use crate::admission::{MUTATE_POD, MUTATE_RECREATE, MUTATE_SIDECARSET, VALIDATE_SIDECARSET};
 use crate::api::names;
 
 /// A row of WH-2.
@@ -72,6 +72,15 @@ pub const HOOKS: &[Hook] = &[
         group: names::GROUP,
         versions: &["v1alpha1", "v1beta1"],
         resource: "sidecarsets",
+        operations: &["CREATE", "UPDATE"],
+    },
+    Hook {
+        name: "mcontainerrecreaterequest.kb.io",
+        path: MUTATE_RECREATE,
+        kind: HookKind::Mutating,
+        group: names::GROUP,
+        versions: &["v1alpha1", "v1beta1"],
+        resource: "containerrecreaterequests",
         operations: &["CREATE", "UPDATE"],
     },
 ];

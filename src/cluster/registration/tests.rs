@@ -208,7 +208,10 @@ fn wh_9_3_entries_that_call_us_and_that_nobody_serves_are_taken_out() {
     assert_eq!(patch[0], json!({ "op": "replace", "path": "/metadata/resourceVersion", "value": "7" }));
     let after = patched(&live, patch);
     let names = after["webhooks"].as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap());
-    assert_eq!(names.collect::<Vec<_>>(), ["mpod.kb.io", "msidecarset.kb.io", "other.test"]);
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        ["mpod.kb.io", "msidecarset.kb.io", "mcontainerrecreaterequest.kb.io", "other.test"]
+    );
 }
 
 #[rstest]
@@ -261,7 +264,7 @@ fn live_bundles_are_those_of_our_entries() {
     let theirs = json!({ "name": "other.test", "clientConfig": { "caBundle": "AAAA" } });
     live["webhooks"].as_array_mut().unwrap().push(theirs);
     live["webhooks"][1]["clientConfig"]["caBundle"] = json!("not base64!");
-    assert_eq!(live_bundles(MUTATING, &live), [b"pem".to_vec(), Vec::new()]);
+    assert_eq!(live_bundles(MUTATING, &live), [b"pem".to_vec(), Vec::new(), b"pem".to_vec()]);
 }
 
 #[test]

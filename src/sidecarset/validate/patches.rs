@@ -44,7 +44,7 @@ pub(super) fn check(report: &mut Report<'_>, set: &SidecarSet, around: &Surround
     let allowed = match allowed_keys(around.white_list, &set.metadata.labels) {
         Ok(expressions) if !expressions.is_empty() => Some(expressions),
         Ok(_) => {
-            if !around.metadata_defaults_allowed {
+            if !around.gates.patch_metadata_defaults_allowed {
                 report.error(&at, format!("{source} allows this SidecarSet no annotation; add a rule there"));
             }
             None

@@ -8,31 +8,37 @@ use super::report::{Gravity, Place, Report, quote};
 use super::selectors::check_selector;
 use crate::api::IntOrString;
 use crate::api::sidecarset::{PriorityStrategy, ScatterTerm, SidecarSet, SidecarSetSpec};
+use crate::gates::Gates;
 use crate::selector::Selector;
 
 const WHOLE_PERCENT: &str = "must be a number of pods, 0 or more, or a percentage such as \"30%\"";
 
-pub(super) fn check_update(report: &mut Report<'_>, set: &SidecarSet) {
+pub(super) fn check_update(report: &mut Report<'_>, set: &SidecarSet, gates: Gates) {
     let at = Place::spec().member("updateStrategy");
     let strategy = &set.spec.update_strategy;
     match strategy.r#type.as_str() {
-        "RollingUpdate" => check_rolling(report, &at, set),
+        "RollingUpdate" => check_rolling(report, &at, set, gates),
         "NotUpdate" => check_resting(report, &at, &set.spec),
         // Differs: SSV-21. The reference stores any type and then never updates a pod.
         other => report.one_of(Gravity::Error, &at.member("type"), other, &["RollingUpdate", "NotUpdate"]),
     }
 }
 
-fn check_rolling(report: &mut Report<'_>, at: &Place, set: &SidecarSet) {
+fn check_rolling(report: &mut Report<'_>, at: &Place, set: &SidecarSet, gates: Gates) {
     let strategy = &set.spec.update_strategy;
     for container in set.init_containers().iter().filter(|container| container.is_native_sidecar()) {
         let name = quote(&container.name);
-        report.error(
-            &at.member("type"),
-            format!(
-                "RollingUpdate cannot update the init container {name}, as it has restartPolicy Always; use NotUpdate"
-            ),
-        );
+        if !gates.in_place_native_sidecar {
+            let message = format!(
+                "RollingUpdate cannot update the init container {name}, as it has restartPolicy Always and the gate \
+                 InPlaceUpdateNativeSidecar is off; use NotUpdate"
+            );
+            report.error(&at.member("type"), message);
+        } else if container.is_hot_upgrade() {
+            // HOT-33: nobody could hand over between two init containers.
+            let message = format!("the init container {name} is injected as a pair, but never updated by hot upgrade");
+            report.warn(&at.member("type"), message);
+        }
     }
     if let Some(selector) = &strategy.selector {
         check_selector(report, &at.member("selector"), selector);

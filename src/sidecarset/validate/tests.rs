@@ -118,7 +118,7 @@ fn surroundings(others: &[SidecarSet]) -> Surroundings<'_> {
     Surroundings {
         others: others.iter().collect(),
         white_list: Some(WHITE_LIST),
-        metadata_defaults_allowed: false,
+        gates: Gates::default(),
         revisions: &OneRevision,
     }
 }
@@ -247,12 +247,29 @@ fn wrong_selector(#[case] change: Value, #[case] expected: &[&str]) {
 
 // === strategies ===
 
-const ROLLING_NATIVE: &[&str] = &["spec.updateStrategy.type"];
+#[rstest]
+#[case::switched_on(true, &[])]
+#[case::switched_off(false, &["spec.updateStrategy.type"])]
+fn ssv_10_native_sidecars_are_rolled_out_when_that_is_switched_on(#[case] gate: bool, #[case] refused: &[&str]) {
+    let gates = Gates { in_place_native_sidecar: gate, ..Gates::default() };
+    let (set, unknown) = decoded(init(json!({"restartPolicy": "Always"})));
+    let findings = validate(&set, &unknown, None, &Surroundings { gates, ..surroundings(&[]) });
+    let fields: Vec<&str> = findings.errors.iter().map(|problem| problem.field.as_str()).collect();
+    assert_eq!(fields, refused);
+}
+
+#[test]
+fn hot_upgrade_native_sidecars_are_said_to_stay_as_they_are_hot_33() {
+    let hot = json!({"restartPolicy": "Always", "upgradeStrategy": {"upgradeType": "HotUpgrade", "hotUpgradeEmptyImage": "e:1"}});
+    let findings = findings(init(hot));
+    assert!(findings.errors.is_empty(), "{findings:#?}");
+    assert!(findings.warnings.iter().any(|warning| warning.message.contains("hot upgrade")), "{findings:#?}");
+}
+
 const PARTITION: &[&str] = &["spec.updateStrategy.partition"];
 const MAX_UNAVAILABLE: &[&str] = &["spec.updateStrategy.maxUnavailable"];
 
 #[rstest]
-#[case::ssv_10_native_sidecars_are_not_rolled_out(init(json!({"restartPolicy": "Always"})), ROLLING_NATIVE)]
 #[case::ssv_20_selector_beside_partition(
     update(json!({"selector": {"matchLabels": {"a": "b"}}, "partition": "0%"})),
     &["spec.updateStrategy"],
@@ -406,7 +423,8 @@ fn right_patch(#[case] change: Value) {
     false
 )]
 fn ssv_32_white_list(#[case] white_list: Option<&str>, #[case] gate: bool, #[case] accepted: bool) {
-    let around = Surroundings { white_list, metadata_defaults_allowed: gate, ..surroundings(&[]) };
+    let gates = Gates { patch_metadata_defaults_allowed: gate, ..Gates::default() };
+    let around = Surroundings { white_list, gates, ..surroundings(&[]) };
     let new = set(patches(json!([{"annotations": {"x": ""}}])));
     let findings = validate(&new, &Unknown::default(), None, &around);
     assert_eq!(findings.errors.is_empty(), accepted, "{findings:#?}");

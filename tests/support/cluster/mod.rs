@@ -28,8 +28,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, PostParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -286,6 +286,35 @@ impl Cluster {
         Ok(Credentials::Token(answer.status.context("the API server gave no token")?.token))
     }
 
+    /// The token that this pod has of its ServiceAccount: it names the pod and its node.
+    pub async fn token_of_pod(&self, namespace: &str, service_account: &str, pod: &str) -> Result<Credentials> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
+        let pods: Api<Pod> = Api::namespaced(self.client(), namespace);
+        let uid = pods.get(pod).await?.metadata.uid;
+        let bound = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(pod.to_owned()),
+            uid,
+        };
+        let spec = TokenRequestSpec {
+            expiration_seconds: Some(3600),
+            bound_object_ref: Some(bound),
+            ..TokenRequestSpec::default()
+        };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let answer = accounts.create_token_request(service_account, &PostParams::default(), &request).await;
+        let answer = answer.with_context(|| format!("cannot get the token of the pod {namespace}/{pod}"))?;
+        Ok(Credentials::Token(answer.status.context("the API server gave no token")?.token))
+    }
+
+    /// A kubeconfig with these credentials, for a process that a test starts.
+    pub fn kubeconfig_with(&self, name: &str, credentials: &Credentials) -> Result<PathBuf> {
+        let path = self.dir.path().join(format!("kubeconfig-{name}"));
+        kubeconfig::write(&path, &kubeconfig::of(&self.server(), &self.pki.ca_pem, credentials))?;
+        Ok(path)
+    }
+
     /// A client with the rights of this ServiceAccount.
     pub async fn client_of(&self, namespace: &str, service_account: &str) -> Result<Client> {
         self.client_with(&self.token(namespace, service_account).await?).await
@@ -402,7 +431,15 @@ impl Cluster {
     pub async fn push(&self, source: &str, name: &str) -> Result<()> {
         let target = format!("docker://{}/library/{name}", self.registry().await?);
         let mut command = Command::new("skopeo");
-        command.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", source, &target]);
+        command.args(["copy", "--quiet", "--insecure-policy", "--src-tls-verify=false", "--dest-tls-verify=false"]);
+        command.args([source, &target]);
+        node::sh(&command).await
+    }
+
+    /// Takes an image out of the registry; pods that have it run on.
+    pub async fn unpush(&self, name: &str) -> Result<()> {
+        let mut command = Command::new("skopeo");
+        command.args(["delete", "--tls-verify=false", &format!("docker://{}/library/{name}", self.registry().await?)]);
         node::sh(&command).await
     }
 

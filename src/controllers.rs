@@ -1,0 +1,19 @@
+//! The loops that change a cluster on their own, under the Lease.
+//!
+//! ```text
+//! pods (one watch) ─┬─▶ sidecarset::pods (cache) ─┐ wakes        decides                 does
+//! store (sets …) ───│─────────────────────────────┴─▶ worker of a set ─▶ rollout::plan ─▶ writer: one PATCH a pod and step
+//!                   │                                      ▲                                 │
+//!                   │                                      └────── the API server's answer ◀─┘
+//!                   ├─▶ recreate: a pod whose containers are to be restarted ─▶ decide ─▶ pass: one step after the other
+//!                   ├─▶ launch: a pod whose containers wait for their turn
+//!                   └─▶ readiness: a pod that waits for its gate
+//! ```
+
+pub mod events;
+pub mod launch;
+pub mod pods;
+pub mod queue;
+pub mod readiness;
+pub mod recreate;
+pub mod sidecarset;
