@@ -36,6 +36,7 @@ cluster-down: ## Stop it.
 lint: ## Check format, lints, and that what decides stays free of I/O.
 	cargo fmt --check
 	cargo clippy --all-targets $(CARGO_FLAGS) -- -D warnings
+	cargo clippy --test e2e --test disturbance --bench load --bench rollout $(CARGO_FLAGS) -- -D warnings
 	.ci/pure
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: bans, licences and sources were NOT checked"; fi

@@ -105,10 +105,10 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 }
 
 /// Polls until `check` gives something. `what` names it when it never does; the last error is told too.
-pub async fn eventually<T, F: Future<Output = Result<Option<T>>>>(
+pub async fn eventually<T>(
     what: &str,
     patience: Duration,
-    mut check: impl FnMut() -> F,
+    mut check: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let end = tokio::time::Instant::now() + patience;
     let mut pause = Duration::from_millis(5);
@@ -130,16 +130,8 @@ pub async fn eventually<T, F: Future<Output = Result<Option<T>>>>(
 }
 
 /// The same for what is a plain yes or no.
-pub async fn until<F: Future<Output = Result<bool>>>(
-    what: &str,
-    patience: Duration,
-    mut check: impl FnMut() -> F,
-) -> Result<()> {
-    let check = || {
-        let answer = check();
-        async { Ok(answer.await?.then_some(())) }
-    };
-    eventually(what, patience, check).await
+pub async fn until(what: &str, patience: Duration, mut check: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    eventually(what, patience, async || Ok(check().await?.then_some(()))).await
 }
 
 // === impl Component ===
