@@ -521,7 +521,8 @@ async fn a_drain_is_waited_for_crr_27(cluster: &Cluster, ns: &Namespace) -> Resu
         ensure!(host.logged("stop").is_empty(), "nobody has made the pod unready yet");
         let condition = json!({
             "type": "PreRecreateGrace", "status": "True", "reason": "PreRecreateGrace", "message": "",
-            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            // By another clock (WEAK-8): what counts is when the node hears of it.
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
         });
         let patch = json!({"status": {"conditions": [condition]}});
         host.requests().patch_status("r", &PatchParams::default(), &Patch::Merge(&patch)).await?;
