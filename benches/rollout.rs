@@ -42,7 +42,7 @@ const OPERATOR: &str = "kruise-system";
 const PODS: &str = "/api/v1/namespaces/bench/pods";
 const SETS: &str = "/apis/apps.kruise.io/v1beta1/sidecarsets";
 const SET: &str = "bench-000";
-/// Bare requests in flight: as many as the manager's writer has.
+/// Bare requests in flight: more than the manager has, and more than the API server needs to be busy.
 const IN_FLIGHT: usize = 64;
 /// Requests of the hollow nodes in flight.
 const NODES: usize = 32;

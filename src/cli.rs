@@ -5,6 +5,7 @@ mod daemon;
 mod explain;
 mod inject;
 mod manager;
+mod restart;
 mod rollout;
 mod uninstall;
 mod validate;
@@ -37,6 +38,8 @@ enum Command {
     Explain(explain::Args),
     /// Follow how a SidecarSet reaches running pods, see its revisions, go back to one.
     Rollout(rollout::Args),
+    /// Restart a container of many pods, few at a time.
+    Restart(restart::Args),
     /// Take Outrigger out of a cluster's way: webhooks first, then the manager, then conversion.
     Uninstall(uninstall::Args),
 }
@@ -61,6 +64,7 @@ pub fn run() -> ExitCode {
         Command::Crds(args) => crds::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Rollout(args) => rollout::run(&args),
+        Command::Restart(args) => restart::run(&args),
         Command::Uninstall(args) => uninstall::run(args),
     };
     ran.unwrap_or_else(|error| {
@@ -85,6 +89,15 @@ fn parse() -> Cli {
 fn say(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Writes a line over the one before it.
+fn rewrite(line: &str, is_last: bool) {
+    use std::io::Write as _;
+    let end = if is_last { "\n" } else { "" };
+    let mut out = std::io::stdout();
+    let _ = write!(out, "\r\x1b[K{line}{end}");
+    let _ = out.flush();
 }
 
 /// Prints a line to standard error.

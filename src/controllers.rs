@@ -11,6 +11,9 @@
 //! ```
 
 pub mod events;
+pub mod launch;
 pub mod pods;
+pub mod queue;
+pub mod readiness;
 pub mod recreate;
 pub mod sidecarset;

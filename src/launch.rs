@@ -1,7 +1,9 @@
 //! Container launch priority: which containers wait, and for which key (PRI).
 //!
 //! A container that waits gets an env from a key of the ConfigMap `<pod>-barrier`; the kubelet cannot start it before a
-//! controller writes that key. Runs after injection, so sidecars take part.
+//! controller writes that key: when that is, [`barrier`] tells. Runs after injection, so sidecars take part.
+
+pub mod barrier;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,6 +20,8 @@ use crate::pod::{Container, Metadata, Pairs, Pod, PodError};
 /// Bytes of a `generateName` that are kept (PRI-8).
 const GENERATED_PREFIX: usize = 58;
 const GENERATED_SUFFIX: usize = 5;
+/// Bytes of a pod's name that leave room for the end of its barrier's within the 253 of a name (LP-23).
+const NAME_LIMIT: usize = 253 - names::BARRIER_SUFFIX.len();
 
 /// The containers cannot be ordered; the pod is refused.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,16 @@ pub enum LaunchError {
         container: String,
         /// What stands there, without a character of it: it may be a secret that went astray.
         shape: Shape,
+    },
+    /// A name that leaves no room for that of its barrier (LP-23).
+    #[error(
+        "metadata.name has {length} characters; a pod whose containers start in order may have {NAME_LIMIT}, since its ConfigMap \
+         is called like it with {} at the end",
+        names::BARRIER_SUFFIX
+    )]
+    TooLong {
+        /// How long it is.
+        length: usize,
     },
     /// The pod cannot be read.
     #[error(transparent)]
@@ -84,11 +98,16 @@ pub fn order(
     }
 
     let (name, generated) = pod_name(metadata, random);
+    // LP-23: it would be let in and never start.
+    if name.len() > NAME_LIMIT {
+        return Err(LaunchError::TooLong { length: name.len() });
+    }
+    let barrier = barrier::name(&name);
     let mut barriers = Vec::new();
     for (container, priority) in containers.iter_mut().zip(priorities) {
         let env = json!({
             "name": names::BARRIER_ENV,
-            "valueFrom": {"configMapKeyRef": {"name": format!("{name}-barrier"), "key": format!("p_{priority}")}},
+            "valueFrom": {"configMapKeyRef": {"name": barrier, "key": format!("p_{priority}")}},
         });
         let env = env.to_string();
         let container_name = match container {
@@ -204,6 +223,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::facts::Everything;
 
     #[rstest]
     #[case::nothing("", "empty")]
@@ -215,5 +235,21 @@ mod tests {
         let error = LaunchError::Priority { container: "app".to_owned(), shape: Shape::of(value) }.to_string();
         assert!(error.contains(words), "{error}");
         assert!(value.len() < 2 || !error.contains(value), "{error}");
+    }
+
+    #[rstest]
+    #[case::fits(245, false)]
+    #[case::too_long(246, true)]
+    fn a_pod_whose_barrier_could_have_no_name_is_refused_lp_23(#[case] length: usize, #[case] is_refused: bool) {
+        let document = serde_json::json!({
+            "metadata": {"name": "n".repeat(length), "annotations": {names::LAUNCH_PRIORITY: names::LAUNCH_PRIORITY_ORDERED}},
+            "spec": {"containers": [{"name": "a"}, {"name": "b"}]},
+        });
+        let document = document.to_string();
+        let pod = Pod::parse(&document).unwrap();
+        let annotations = pod.metadata.annotations().unwrap();
+        let own = pod.spec().unwrap().containers.as_deref().unwrap_or_default();
+        let ordered = order(&pod.metadata, &annotations, own, &mut Edits::default(), 0, &mut Everything::default());
+        assert_eq!(matches!(ordered, Err(LaunchError::TooLong { length: 246 })), is_refused);
     }
 }

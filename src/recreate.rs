@@ -14,6 +14,7 @@
 //! very instance. Whoever goes on after a kill finds it there: an instance that is gone was stopped, one that is still
 //! there is stopped without its hook, which may have run (WEAK-2).
 
+pub mod batch;
 mod choose;
 mod intent;
 mod pod;

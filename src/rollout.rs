@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub use self::pod::Pod;
-use self::round::Round;
+use self::round::{Round, Writes};
 use self::sidecars::Sidecars;
 use self::state::View;
 pub use self::status::CONDITIONS;
@@ -57,6 +57,8 @@ pub struct Input<'a> {
     pub now: Timestamp,
     /// What is switched on.
     pub gates: Gates,
+    /// How many writes are wanted: as many as can be sent until the next plan. What is decided does not depend on it.
+    pub at_most: usize,
     /// Former specs of the set by their `hash-without-image`, as far as they are known; they name the fields that
     /// changed (NUP-1).
     pub revisions: &'a [(String, SidecarSetSpec)],
@@ -71,6 +73,8 @@ pub struct Plan {
     /// Writes to pods, in the order in which they are best sent; none depends on another. At most one a pod: whatever
     /// else it needs follows from the API server's answer.
     pub writes: Vec<Write>,
+    /// Whether there are more writes than [`Input::at_most`].
+    pub is_cut: bool,
     /// Why each matching pod (CTL-14) is where it is: its index in [`Input::pods`], ascending.
     pub verdicts: Vec<(usize, Verdict)>,
     /// Events to emit once the status is written; they are due to its change, so the next plan does not repeat them.
@@ -152,7 +156,8 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let Report { status, mut events, wake } = status::report(input, &views, &round);
     events.extend(round.events);
     let verdicts = views.iter().map(|view| view.index).zip(round.judged.into_iter().map(|judged| judged.verdict));
-    Plan { status, writes: round.writes, verdicts: verdicts.collect(), events, wake }
+    let Writes { worded, is_cut, .. } = round.writes;
+    Plan { status, writes: worded, is_cut, verdicts: verdicts.collect(), events, wake }
 }
 
 impl Plan {

@@ -43,6 +43,12 @@ pub const LAUNCH_PRIORITY_ORDERED: &str = "Ordered";
 pub const PRIORITY_ENV: &str = "KRUISE_CONTAINER_PRIORITY";
 /// Container env that holds the kubelet back until its group's turn (PRI-6).
 pub const BARRIER_ENV: &str = "KRUISE_CONTAINER_BARRIER";
+/// The ConfigMap that holds a pod's containers back is called like the pod, and this (LP-1).
+pub const BARRIER_SUFFIX: &str = "-barrier";
+/// Pod annotation: `"true"` once all of its containers may start (LP-6).
+pub const LAUNCH_COMPLETED: &str = "apps.kruise.io/container-launch-priority-completed";
+/// Pod annotation: the priority that was let go last, for which the kubelet was told to look again. Ours alone.
+pub const LAUNCH_RELEASED: &str = "outrigger/launch-released";
 
 /// Marks an injected container (ENV-2).
 pub const IS_INJECTED: &str = "IS_INJECTED";

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::missed;
-use crate::controllers::{pods, recreate, sidecarset};
+use crate::controllers::{launch, pods, readiness, recreate, sidecarset};
 use crate::store::Snapshot;
 
 /// The loops, and what they count.
@@ -36,6 +36,8 @@ pub(super) struct Counts {
     pods: pods::Metrics,
     rollout: sidecarset::metrics::Metrics,
     recreate: recreate::metrics::Metrics,
+    launch: launch::metrics::Metrics,
+    readiness: readiness::Metrics,
     missed: missed::Gauges,
 }
 
@@ -47,6 +49,8 @@ impl Counts {
         self.missed.register(registry);
         self.rollout.register(registry);
         self.recreate.register(registry);
+        self.launch.register(registry);
+        self.readiness.register(registry);
         self.pods.register(registry);
     }
 }
@@ -67,6 +71,9 @@ impl Loops {
             .gates
             .daemon
             .then(|| recreate::run(client.clone(), self.recreate, counts.recreate.clone(), &mut hub, stop.clone()));
+        let (settings, metrics) = (launch::Settings::default(), counts.launch.clone());
+        let launch = launch::run(client.clone(), settings, metrics, &mut hub, stop.clone());
+        let readiness = readiness::run(client.clone(), counts.readiness.clone(), &mut hub, stop.clone());
         let missed = missed::run(client.clone(), self.missed.clone(), counts.missed.clone(), stop.clone());
         async move {
             let recreate = async {
@@ -75,7 +82,7 @@ impl Loops {
                     None => stop.cancelled().await,
                 }
             };
-            _ = tokio::join!(hub.run(stop.clone()), rollout, recreate, missed);
+            _ = tokio::join!(hub.run(stop.clone()), rollout, recreate, launch, readiness, missed);
         }
     }
 }

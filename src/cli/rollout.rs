@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::explain::{PAGE, ReadError, config, each, query, read};
-use super::say;
+use super::{rewrite, say};
 use crate::api::names;
 use crate::api::sidecarset::{SidecarSet, SidecarSetSpec};
 use crate::cluster::FIELD_OWNER;
@@ -172,15 +172,6 @@ async fn status(cluster: &Cluster, name: &str, watch: bool, timeout: Option<u64>
         }
         sleep(LOOK).await;
     }
-}
-
-/// Writes a line over the one before it.
-fn rewrite(line: &str, is_last: bool) {
-    use std::io::Write as _;
-    let end = if is_last { "\n" } else { "" };
-    let mut out = std::io::stdout();
-    let _ = write!(out, "\r\x1b[K{line}{end}");
-    let _ = out.flush();
 }
 
 /// How far it is and what holds the rest, in one line.
@@ -369,6 +360,7 @@ impl Cluster {
             held: &|_| false,
             now: crate::app::now(),
             gates: Gates::default(),
+            at_most: 0,
             revisions: &self.former(set, live.uid()).await,
         });
         Ok((plan, pods))

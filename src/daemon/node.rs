@@ -216,6 +216,8 @@ impl Shared {
         let has_live = known.requests.values().any(|request| request.read.is_live() && request.pod == *pod);
         if !has_live {
             known.signals.remove(pod);
+            // What the watch does not have it does not take away.
+            known.requests.retain(|_, request| request.read.is_active || request.pod != *pod);
         }
         !has_live
     }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::intent::{Identity, Intent};
-use super::pod::Pod;
+use super::pod::{Pod, Status};
 use super::underway::{Stage, Stopping, Underway};
 use super::{Instance, Request, State};
 use crate::api::recreate::{PRE_RECREATE_GRACE, RecreateContainer, RecreateState};
@@ -133,7 +133,7 @@ pub fn step(
             }
             if is_written.is_none() {
                 change.intent =
-                    Some(Some(Intent { container: container.clone(), instance: identity.clone(), since: now }));
+                    After::This(Intent { container: container.clone(), instance: identity.clone(), since: now });
                 underway.stop = Some(Stopping {
                     request: request.uid.clone(),
                     container: container.clone(),
@@ -146,8 +146,8 @@ pub fn step(
     if change.is_empty() {
         return Step::Rest { wake: walk.wake };
     }
-    if change.intent.is_none() && look.intent.as_ref().is_some_and(|intent| change.settles(intent)) {
-        change.intent = Some(None);
+    if matches!(change.intent, After::Same) && look.intent.as_ref().is_some_and(|intent| change.settles(intent)) {
+        change.intent = After::None;
     }
     Step::Write(change.patch(request))
 }
@@ -165,7 +165,7 @@ fn late(request: &Request, instances: &[Instance], underway: &mut Underway) -> S
         && !state.is_killed
     {
         (state.is_killed, state.phase) = (true, RECREATING.to_owned());
-        let change = Change { states: Some(states), intent: Some(None), ..Change::default() };
+        let change = Change { states: Some(states), intent: After::None, ..Change::default() };
         return Step::Write(change.patch(request));
     }
     Step::Rest { wake: None }
@@ -295,7 +295,8 @@ impl<'a> Look<'a> {
             }
             if is_replaced {
                 return match self.health(newest) {
-                    Health::Good => (state(SUCCEEDED, String::new()), None),
+                    // CRR-48: also when somebody else has ended the old one.
+                    Health::Good => (RecreateState { is_killed: true, ..state(SUCCEEDED, String::new()) }, None),
                     Health::In(wait) => (state(RECREATING, String::new()), Some(wait)),
                     Health::Waits(why, wait) => (state(RECREATING, why.unwrap_or_default()), wait),
                 };
@@ -350,9 +351,13 @@ impl<'a> Look<'a> {
     /// The kubelet's word for why a container does not start; empty while all is as it should be.
     fn reason(&self, name: &str) -> String {
         let status = self.pod.container(name).and_then(|container| container.status.as_ref());
-        match status.map(|status| status.waiting.as_str()) {
-            None | Some("" | "ContainerCreating" | "PodInitializing") => String::new(),
-            Some(reason) => format!(": {reason}"),
+        match status {
+            Some(Status { waiting, details, .. }) => match waiting.as_str() {
+                "" | "ContainerCreating" | "PodInitializing" => String::new(),
+                reason if details.is_empty() => format!(": {reason}"),
+                reason => format!(": {reason}: {details}"),
+            },
+            None => String::new(),
         }
     }
 
@@ -416,6 +421,15 @@ fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 
 // === writing ===
 
+/// The intent that a request has afterwards.
+#[derive(Default)]
+enum After {
+    #[default]
+    Same,
+    None,
+    This(Intent),
+}
+
 /// What is to be written to a request. WEAK-17: all at once.
 #[derive(Default)]
 struct Change {
@@ -423,13 +437,12 @@ struct Change {
     /// When and why it ended.
     end: Option<(Timestamp, String)>,
     states: Option<Vec<RecreateState>>,
-    /// The intent that it has from now on.
-    intent: Option<Option<Intent>>,
+    intent: After,
 }
 
 impl Change {
     fn is_empty(&self) -> bool {
-        self.phase.is_none() && self.states.is_none() && self.intent.is_none()
+        self.phase.is_none() && self.states.is_none() && matches!(self.intent, After::Same)
     }
 
     fn complete(&mut self, message: String, now: Timestamp) {
@@ -458,8 +471,13 @@ impl Change {
         if let Some(states) = self.states {
             status.insert("containerRecreateStates".to_owned(), json!(states));
         }
-        if let Some(intent) = self.intent {
-            status.insert("conditions".to_owned(), Intent::conditions(request, intent.as_ref()).into());
+        let conditions = match &self.intent {
+            After::Same => None,
+            After::None => Some(Intent::conditions(request, None)),
+            After::This(intent) => Some(Intent::conditions(request, Some(intent))),
+        };
+        if let Some(conditions) = conditions {
+            status.insert("conditions".to_owned(), conditions.into());
         }
         request.status_patch(Value::Object(status))
     }

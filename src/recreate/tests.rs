@@ -19,6 +19,7 @@ fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a json! is written in place")]
 fn world(strategy: Value) -> World {
     let begin = "2026-03-02T08:00:00Z";
     let instance = |name: &str, id: &str| Instance {
@@ -86,9 +87,10 @@ impl World {
     fn states(&self) -> String {
         let status = self.read().status;
         let letter = |phase: &str| phase.chars().next().unwrap_or('-');
-        let states = status.container_recreate_states.iter();
-        let states = states.map(|state| format!("{}{}", letter(&state.phase), if state.is_killed { "*" } else { "" }));
-        format!("{} {}", letter(&status.phase), states.collect::<Vec<_>>().join(" "))
+        let containers = status.container_recreate_states.iter();
+        let containers =
+            containers.map(|state| format!("{}{}", letter(&state.phase), if state.is_killed { "*" } else { "" }));
+        format!("{} {}", letter(&status.phase), containers.collect::<Vec<_>>().join(" "))
     }
 
     /// What is said of a container.

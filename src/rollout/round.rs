@@ -15,7 +15,7 @@ use crate::selector::Selector;
 pub(super) struct Round {
     /// Of each view, in order.
     pub(super) judged: Vec<Judged>,
-    pub(super) writes: Vec<Write>,
+    pub(super) writes: Writes,
     pub(super) events: Vec<Event>,
     pub(super) mode: Mode,
     /// Unavailable pods before the round, and how many may be.
@@ -23,6 +23,17 @@ pub(super) struct Round {
     pub(super) limit: usize,
     /// What in the strategy cannot be read, but stops nothing.
     pub(super) doubt: Option<String>,
+}
+
+/// Writes to pods, at most one each.
+pub(super) struct Writes {
+    /// Those that are put into words.
+    pub(super) worded: Vec<Write>,
+    /// Whether there are more than were asked for.
+    pub(super) is_cut: bool,
+    at_most: usize,
+    /// Indexes of all pods that are written, now or later.
+    pods: BTreeSet<usize>,
 }
 
 /// A verdict, and what it means for the rollout as a whole.
@@ -62,7 +73,7 @@ impl Round {
         let used = views.iter().filter(|view| is_unavailable(view, sidecars)).count();
 
         let mut paths = Paths { input, sidecars, known: BTreeMap::new() };
-        let mut writes = Vec::new();
+        let mut writes = Writes::new(input.at_most);
         let mut candidates = Vec::new();
         let mut judged = Vec::with_capacity(views.len());
         for (place, view) in views.iter().enumerate() {
@@ -73,7 +84,7 @@ impl Round {
                 if held {
                     judged.push(Judged::new(Verdict::Held));
                 } else {
-                    writes.push(update::reset(view, sidecars, input));
+                    writes.add(view, || update::reset(view, sidecars, input));
                     judged.push(Judged::new(Verdict::HotUpgrade { stage: Stage::Migrated }));
                 }
                 continue;
@@ -81,7 +92,7 @@ impl Round {
             if view.is_updated {
                 let is_stranded = mode == Mode::Rolling && !held && is_stranded(view, sidecars, stage);
                 if is_stranded {
-                    writes.push(update::update(view, sidecars, input));
+                    writes.add(view, || update::update(view, sidecars, input));
                 }
                 judged.push(if is_stranded {
                     Judged::new(Verdict::Updating)
@@ -120,7 +131,9 @@ impl Round {
             };
         }
         let taken: BTreeSet<usize> = candidates[..cut.taken].iter().copied().collect();
-        writes.extend(candidates[..cut.taken].iter().map(|place| update::update(&views[*place], sidecars, input)));
+        for view in candidates[..cut.taken].iter().map(|place| &views[*place]) {
+            writes.add(view, || update::update(view, sidecars, input));
+        }
 
         let mut round = Self { judged, writes, events: Vec::new(), mode, used, limit, doubt };
         if round.mode == Mode::Rolling && !sidecars.hot.is_empty() {
@@ -154,7 +167,9 @@ impl Round {
         order::sort(&mut stale, |place: &usize| views[*place].pod, &all, &input.set.spec.update_strategy);
         stale.truncate((views.len() - keep).saturating_sub(done));
         let cut = budget::cut(&costly(views, &stale, sidecars), 0, used, self.limit);
-        self.writes.extend(stale[..cut.taken].iter().map(|place| update::refresh(&views[*place], sidecars, input)));
+        for view in stale[..cut.taken].iter().map(|place| &views[*place]) {
+            self.writes.add(view, || update::refresh(view, sidecars, input));
+        }
     }
 
     /// NUP-2, NUP-5, W-8: brings the conditions up to date.
@@ -165,7 +180,6 @@ impl Round {
         views: &[View<'_>],
         is_selected: impl Fn(&View<'_>) -> bool,
     ) {
-        let written: BTreeSet<usize> = self.writes.iter().map(|write| write.pod).collect();
         let (mut marked, mut not_upgradable) = (false, 0);
         for view in views {
             let say = if view.is_updated || view.is_upgradable {
@@ -176,12 +190,12 @@ impl Round {
             } else {
                 Say::Nothing
             };
-            if written.contains(&view.index) || (input.held)(view.pod) {
+            if self.writes.pods.contains(&view.index) || (input.held)(view.pod) {
                 continue;
             }
             if let Some(write) = upgradable::write(view, sidecars.set, say, input.now) {
                 marked |= say == Say::Not;
-                self.writes.push(write);
+                self.writes.add(view, || write);
             }
         }
         // W-25: once for each change, not at every look.
@@ -194,6 +208,23 @@ impl Round {
                     "SidecarSet in-place update detected {not_upgradable} not upgradable pod(s) in this round, will skip them."
                 ),
             });
+        }
+    }
+}
+
+// === impl Writes ===
+
+impl Writes {
+    fn new(at_most: usize) -> Self {
+        Self { worded: Vec::new(), is_cut: false, at_most, pods: BTreeSet::new() }
+    }
+
+    fn add(&mut self, view: &View<'_>, write: impl FnOnce() -> Write) {
+        self.pods.insert(view.index);
+        if self.worded.len() < self.at_most {
+            self.worded.push(write());
+        } else {
+            self.is_cut = true;
         }
     }
 }

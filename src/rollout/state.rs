@@ -155,6 +155,14 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether a container acted on what the reference noted of it. The time of the last write tells so, and the next
+    /// write moves that: then there must be no entry any more, which says the same to every reader (CTL-22).
+    fn is_through(&self, container: &str) -> bool {
+        let is_of_reference = self.recorded(container).is_some_and(|recorded| recorded.container_id.is_none());
+        let container = self.pod.container(container).or_else(|| self.pod.init_container(container));
+        is_of_reference && container.is_some_and(|container| self.acted(container) == Acted::Yes)
+    }
+
     /// Whether a container was started since its image was last changed here.
     pub(super) fn ran_since(&self, container: &Container) -> bool {
         let (Some(recorded), Some(status)) = (self.recorded(&container.name), &container.status) else { return false };
@@ -250,12 +258,13 @@ pub(super) struct Change<'a> {
     pub(super) source: Option<String>,
 }
 
-/// The state after a write (UPD-8). Members that others wrote, and the entries of other containers and sets, keep their
-/// texts. `revision` is the set's hash; a write that changes no record says `None` and keeps what is there.
+/// The state of `set` after a write to the pod of `view` (UPD-8). Members that others wrote, and the entries of other
+/// containers and sets, keep their texts. `revision` is the set's hash; a write that does not renew the record
+/// (`renews`) keeps the one that is there.
 pub(super) fn written(
-    before: Option<&str>,
+    view: &View<'_>,
     set: &str,
-    revision: Option<&str>,
+    (revision, renews): (&str, bool),
     changes: &[Change<'_>],
     now: Timestamp,
 ) -> String {
@@ -268,18 +277,15 @@ pub(super) fn written(
         format!("{{{}}}", members.join(","))
     }
 
-    let mut sets = members(before);
+    let mut sets = members(view.pod.annotation(names::INPLACE_UPDATE_STATE));
     let mut own = members(sets.remove(set).as_deref().map(RawValue::get));
     let old_revision = own.remove("revision").map(|text| String::from(Box::<str>::from(text)));
-    let revision = match (revision, old_revision) {
-        (Some(hash), _) => json::text(&hash),
-        (None, Some(old)) => old,
-        (None, None) => json::text(&""),
-    };
+    let revision = old_revision.filter(|_| !renews).unwrap_or_else(|| json::text(&revision));
     let mut containers: BTreeMap<String, String> =
         members(own.remove("lastContainerStatuses").as_deref().map(RawValue::get))
             .into_iter()
             .map(|(name, text)| (name, text.get().to_owned()))
+            .filter(|(name, _)| !view.is_through(name))
             .collect();
     for Change { container, source } in changes {
         let status = container.status.clone().unwrap_or_default();

@@ -406,6 +406,19 @@ fn garbage_in_annotations_stops_nothing() {
 }
 
 #[test]
+fn no_more_is_put_into_words_than_is_wanted_and_nothing_else_changes() {
+    let mut world = world(cold(), &["a", "b", "c"]);
+    world.strategy(json!({"maxUnavailable": "100%"}));
+    world.image("agent:2");
+    let all = world.plan();
+    world.at_most = 2;
+    let some = world.plan();
+    assert_eq!((all.writes.len(), all.is_cut, some.is_cut), (3, false, true));
+    assert_eq!(some.writes, all.writes[..2]);
+    assert_eq!((some.verdicts, some.status), (all.verdicts, all.status));
+}
+
+#[test]
 fn foreign_members_of_the_state_stay_ctl_23() {
     let mut world = world(cold(), &["a"]);
     let before = r#"{"mesh":{"revision":"x","lastContainerStatuses":{}},"log-agent":{"updateImages":true,"revision":"old",
@@ -453,6 +466,27 @@ fn a_container_that_was_restarted_before_its_node_looked_is_no_completion() {
     world.status_of("a", "agent")["imageID"] = json!("agent@sha256:another");
     world.later(3600);
     assert_eq!(world.counts(), "1/1/0/0");
+}
+
+/// Two sidecars; the reference wrote `tail:1-again`, which the runtime reports as `tail:1`.
+#[test]
+fn what_is_through_is_forgotten_before_the_time_that_tells_so_moves_w_9() {
+    let mut spec = cold();
+    spec["containers"].as_array_mut().unwrap().push(json!({"name": "tail", "image": "tail:1-again"}));
+    let mut world = world(spec, &["a"]);
+    let tail = world.status_of("a", "tail");
+    tail["image"] = json!("docker.io/library/tail:1");
+    let state = json!({"log-agent": {"revision": "x", "updateTimestamp": "2026-01-01T00:00:00Z",
+        "lastContainerStatuses": {"tail": {"imageID": tail["imageID"]}}}});
+    world.pod("a")["metadata"]["annotations"][names::INPLACE_UPDATE_STATE] = json!(state.to_string());
+    world.later(3600);
+    assert_eq!(world.counts(), "1/1/1/1");
+    world.image("agent:2");
+    assert_eq!(world.reconcile(), updates(&["a"]));
+    let state = world.annotation("a", names::INPLACE_UPDATE_STATE);
+    assert!(state.contains("agent") && !state.contains("tail"), "{state}");
+    world.kubelet();
+    assert_eq!(world.counts(), "1/1/1/1");
 }
 
 // === not upgradable ===
@@ -766,6 +800,8 @@ fn a_new_empty_image_keeps_to_partition_and_budget_w_11() {
         written.into_iter().filter(|(step, _)| *step == Step::Refresh).map(|(_, pod)| pod).collect()
     };
     assert_eq!(refreshed(world.reconcile()), ["d"]);
+    let revision = format!(r#""revision":"{}""#, world.set.metadata.annotations[names::HASH]);
+    assert!(world.annotation("d", names::INPLACE_UPDATE_STATE).contains(&revision), "CTL-23");
     assert_eq!(refreshed(world.reconcile()), [""; 0]);
     world.kubelet();
     assert_eq!(refreshed(world.reconcile()), ["c"]);

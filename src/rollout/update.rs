@@ -58,7 +58,7 @@ pub(super) fn update(view: &View<'_>, sidecars: &Sidecars<'_>, input: &Input<'_>
     if let Some(text) = view.pod.annotation(names::HASH_WITHOUT_IMAGE).and_then(records::modernised) {
         draft.set(names::HASH_WITHOUT_IMAGE, text);
     }
-    draft.finish(view.index, step, sidecars.set, Some(&sidecars.hashes.full), input.now)
+    draft.finish(view, step, sidecars, input.now)
 }
 
 /// Empties the old containers of a pod's hot upgrades (HOT-10).
@@ -75,14 +75,14 @@ pub(super) fn reset(view: &View<'_>, sidecars: &Sidecars<'_>, input: &Input<'_>)
         reason: "ResetContainerSucceed",
         message: "reset sidecar container image empty successfully".to_owned(),
     });
-    draft.finish(view.index, Step::Reset, sidecars.set, None, input.now)
+    draft.finish(view, Step::Reset, sidecars, input.now)
 }
 
 /// Gives idle containers the empty image that is configured now (W-11).
 pub(super) fn refresh(view: &View<'_>, sidecars: &Sidecars<'_>, input: &Input<'_>) -> Write {
     let mut draft = Draft::new(view.pod);
     view.pairs.iter().filter(|pair| pair.is_stale()).for_each(|pair| draft.empty(pair));
-    draft.finish(view.index, Step::Refresh, sidecars.set, None, input.now)
+    draft.finish(view, Step::Refresh, sidecars, input.now)
 }
 
 /// A patch that is conditional on the copy of the pod that was decided upon.
@@ -164,9 +164,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn finish(mut self, index: usize, step: Step, set: &str, revision: Option<&str>, now: Timestamp) -> Write {
-        let before = self.pod.annotation(names::INPLACE_UPDATE_STATE);
-        let state = state::written(before, set, revision, &self.changes, now);
+    fn finish(mut self, view: &View<'_>, step: Step, sidecars: &Sidecars<'_>, now: Timestamp) -> Write {
+        let renews = !matches!(step, Step::Reset | Step::Refresh);
+        let state = state::written(view, sidecars.set, (&sidecars.hashes.full, renews), &self.changes, now);
         self.set(names::INPLACE_UPDATE_STATE, state);
         let pod = self.pod;
         self.annotations.retain(|key, value| pod.annotation(key) != Some(value));
@@ -186,6 +186,6 @@ impl<'a> Draft<'a> {
             patch.insert("spec".to_owned(), Value::Object(spec));
         }
         let patch = conditional(pod, patch, &self.annotations);
-        Write { pod: index, step, subresource: Subresource::None, patch, events: self.events }
+        Write { pod: view.index, step, subresource: Subresource::None, patch, events: self.events }
     }
 }

@@ -13,6 +13,7 @@ mod crds;
 mod daemon;
 mod explain;
 mod facts;
+mod launch;
 mod manager;
 mod missed;
 mod recreate;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         registration::tests(),
         explain::tests(),
         daemon::tests(),
+        launch::tests(),
         manager::tests(),
         missed::tests(),
         recreate::tests(),

@@ -323,6 +323,7 @@ async fn used_rights(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
     let hooks: Api<MutatingWebhookConfiguration> = Api::all(cluster.client());
     let pod_hook = "kruise-mutating-webhook-configuration";
     crate::rollout::takes_every_right(cluster, ns).await?;
+    crate::launch::takes_every_right(cluster, ns).await?;
     crate::recreate::takes_every_right(cluster, ns).await?;
     missed_pod(cluster, ns, &manager).await?;
     authority::request(cluster.client(), NAMESPACE, "kruise-webhook-certs", Request::Leaf).await?;

@@ -302,8 +302,7 @@ impl<'p> World<'p> {
             0..6 => {
                 set.previous.clone_from(&set.versions);
                 let n = rng.usize(..set.versions.len());
-                let last = if self.as_reference { "1" } else { "1-again" };
-                set.versions[n] = pick(rng, &["1", "2", "3", last]);
+                set.versions[n] = pick(rng, &["1", "2", "3", "1-again"]);
             }
             6..8 => std::mem::swap(&mut set.previous, &mut set.versions),
             8 => set.env = rng.u8(..2),

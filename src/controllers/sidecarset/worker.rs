@@ -46,6 +46,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 const TRIM_AGAIN: Duration = Duration::from_mins(1);
 /// Events that are remembered as written.
 const TOLD: usize = 256;
+/// Writes that are put into words at a time, for each that may be on its way: a plan's worth of time goes by with them.
+const AHEAD: usize = 8;
 /// A plan may take this part of the time, one of so many.
 const PLANNING_SHARE: u32 = 5;
 
@@ -57,6 +59,7 @@ pub(super) struct Signal {
 }
 
 /// The worker.
+#[expect(clippy::struct_excessive_bools, reason = "each tells of a task of its own")]
 pub(super) struct Worker {
     shared: Arc<Shared>,
     name: Arc<str>,
@@ -78,6 +81,8 @@ pub(super) struct Worker {
     told: VecDeque<u64>,
     /// Whether a revision is being registered, or a plan made.
     is_deciding: bool,
+    /// Whether the last plan had more writes than it put into words.
+    has_more: bool,
     is_telling: bool,
     is_trimming: bool,
     trim_after: Option<Instant>,
@@ -168,6 +173,7 @@ impl Worker {
             refusals: Refusals::default(),
             told: VecDeque::new(),
             is_deciding: false,
+            has_more: false,
             is_telling: false,
             is_trimming: false,
             trim_after: None,
@@ -234,7 +240,7 @@ impl Worker {
 
     /// Begins to decide. Whether the set is still there.
     fn decide(&mut self) -> bool {
-        self.due = None;
+        (self.due, self.has_more) = (None, false);
         let snapshot = self.shared.snapshots.load_full();
         let Some((stored, standing)) = snapshot.objects().standing(&self.name) else { return false };
         if self.uid != standing.uid {
@@ -306,6 +312,7 @@ impl Worker {
         let certain: HashMap<Box<str>, (Box<str>, Arc<Pod>)> =
             certain.map(|(base, predicted)| (base.uid.clone(), (base.resource_version.clone(), predicted))).collect();
         let held: HashSet<Box<str>> = self.refusals.held(Instant::now()).into_iter().collect();
+        let at_most = self.shared.settings.flights * AHEAD;
         let trims = !self.is_trimming && self.trim_after.is_none_or(|after| after <= Instant::now());
         let (shared, snapshot, name) = (Arc::clone(&self.shared), Arc::clone(snapshot), Arc::clone(&self.name));
         self.is_deciding = true;
@@ -339,6 +346,7 @@ impl Worker {
                 held: &|pod| held.contains(&pod.uid),
                 now: crate::app::now(),
                 gates: shared.settings.gates,
+                at_most,
                 revisions: &current.former,
             });
             let trimmed = if trims { trimmed(&set, &standing.uid, &current.known, &pods) } else { Trimmed::default() };
@@ -422,6 +430,7 @@ impl Worker {
         };
         let fresh: Vec<(Arc<Pod>, Write)> = plan.writes.into_iter().filter_map(fresh).collect();
         self.queue.extend(fresh);
+        self.has_more = plan.is_cut;
         let news = self.news(&plan.events, &pods, &status);
         if differs(&status, &plan.status) || !news.is_empty() {
             self.tell(news, differs(&status, &plan.status).then_some(plan.status));
@@ -440,6 +449,10 @@ impl Worker {
     // --- writing pods ---
 
     fn start_writes(&mut self) {
+        if self.has_more && !self.is_deciding && self.queue.len() <= self.shared.settings.flights {
+            self.has_more = false;
+            self.due = Some(Instant::now());
+        }
         while self.flights.len() < self.shared.settings.flights {
             let Some((pod, write)) = self.queue.pop_front() else { return };
             if self.flights.contains_key(&pod.uid) {

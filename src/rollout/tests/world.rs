@@ -22,6 +22,7 @@ pub(super) struct World {
     pub(super) held: BTreeSet<String>,
     pub(super) revisions: Vec<(String, SidecarSetSpec)>,
     pub(super) gates: Gates,
+    pub(super) at_most: usize,
     /// Images that no node can pull.
     pub(super) bad: BTreeSet<String>,
     /// What each container was last started with.
@@ -40,6 +41,7 @@ impl World {
             held: BTreeSet::new(),
             revisions: Vec::new(),
             gates: Gates::default(),
+            at_most: usize::MAX,
             bad: BTreeSet::new(),
             started: BTreeMap::new(),
             containers: 0,
@@ -157,6 +159,7 @@ impl World {
             held: &held,
             now: self.now,
             gates: self.gates,
+            at_most: self.at_most,
             revisions: &self.revisions,
         })
     }
