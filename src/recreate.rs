@@ -24,7 +24,7 @@ mod step;
 mod tests;
 mod underway;
 
-pub use self::choose::{Choice, choose, queued};
+pub use self::choose::{Choice, choose, queued, waiting};
 pub use self::pod::{Container, Pod, Status};
 pub use self::request::Request;
 pub use self::step::{Step, no_runtime, runtime, step};

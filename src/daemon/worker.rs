@@ -61,6 +61,8 @@ pub(super) struct Worker {
     deeds: JoinSet<Did>,
     /// What nobody waits for any more: commands that take longer than they may, and events on their way.
     left: JoinSet<()>,
+    /// The request that was looked at last.
+    current: Option<Arc<Request>>,
     /// What was last said to be stopped, and by a dry run.
     killing: String,
     told: String,
@@ -110,6 +112,7 @@ impl Worker {
             stopped: None,
             deeds: JoinSet::new(),
             left: JoinSet::new(),
+            current: None,
             killing: String::new(),
             told: String::new(),
         }
@@ -144,7 +147,14 @@ impl Worker {
 
     /// Looks, decides, and does one thing.
     async fn round(&mut self) -> Next {
-        let requests = self.shared.requests(&self.pod);
+        let mut requests = self.shared.requests(&self.pod);
+        // CRR-63: what was begun is ended, even if nobody asks for it any more.
+        if let Some(current) = &self.current
+            && !requests.iter().any(|request| request.read.uid == current.read.uid)
+        {
+            let read = recreate::Request { is_going: true, ..current.read.clone() };
+            requests.push(Arc::new(Request { key: current.key.clone(), pod: current.pod.clone(), read }));
+        }
         // CRR-61: one that was completed meanwhile is watched no longer, and what came of its stop is noted all the same.
         if let Some(request) = self.stopped.take()
             && !requests.iter().any(|known| known.read.uid == request.read.uid)
@@ -176,6 +186,7 @@ impl Worker {
         if self.underway.is_busy() {
             return Next::Rest(RESYNC);
         }
+        self.current = Some(Arc::clone(request));
         let client = match self.runtime_of(request) {
             Ok(client) => client,
             Err(Lack::Known(why)) => {
@@ -230,17 +241,17 @@ impl Worker {
     }
 
     /// Waits for a runtime. The request is told that it has to wait, so that nobody takes this daemon for dead (CRR-14).
-    async fn wait_for_runtime(&self, request: &Request, why: &str) -> Next {
+    async fn wait_for_runtime(&mut self, request: &Request, why: &str) -> Next {
         self.warn(request, "the container runtime cannot be asked; tried again", &why);
         if request.read.status.phase.is_empty() && !self.shared.is_dry_run {
-            return self.write(request, &recreate::queued(&request.read)).await;
+            return self.write(request, &recreate::waiting(&request.read, why)).await;
         }
         Next::Retry
     }
 
     /// Writes the status of a request (DMN-20: nothing else is written). It is decided anew upon what the API server
     /// answers.
-    async fn write(&self, request: &Request, patch: &Value) -> Next {
+    async fn write(&mut self, request: &Request, patch: &Value) -> Next {
         let Key { namespace, name } = &request.key;
         let params = PatchParams { field_manager: Some(FIELD_OWNER.to_owned()), ..PatchParams::default() };
         let asked = call(async {
@@ -255,6 +266,7 @@ impl Worker {
             Err(error) => match error.code() {
                 Some(404) => {
                     self.shared.forget(request);
+                    self.current = None;
                     (Became::Gone, Next::Look)
                 }
                 Some(409) => (Became::Conflict, self.refresh(request).await),

@@ -22,10 +22,8 @@ pub fn choose<'a>(
 ) -> Choice<'a> {
     let is_of_pod = |request: &&Request| pod_uid.is_none_or(|uid| request.pod_uid == uid);
     let mut requests: Vec<&Request> = requests.into_iter().filter(is_of_pod).collect();
-    // CRR-61: what came of a stop is noted even if the request was completed meanwhile.
-    if let Some(of) = underway.is_to_be_noted()
-        && let Some(ended) = requests.iter().find(|request| request.uid == of && request.has_ended())
-    {
+    // CRR-61, CRR-63: what was begun is ended, and noted, even if the request was completed or deleted meanwhile.
+    if let Some(ended) = requests.iter().find(|request| !request.is_live() && underway.is_left(request)) {
         return Choice { chosen: Some(ended), told: Vec::new() };
     }
     requests.retain(|request| request.is_live());
@@ -42,5 +40,10 @@ pub fn choose<'a>(
 
 /// The write that tells a request that it has to wait.
 pub fn queued(request: &Request) -> Value {
-    request.status_patch(json!({"phase": "Pending"}))
+    waiting(request, "waits for its turn: the requests for a pod are carried out one after the other")
+}
+
+/// The write that tells a request, and nobody but it, what it has to wait for before it can be begun (WEAK-9).
+pub fn waiting(request: &Request, why: &str) -> Value {
+    request.status_patch(json!({"phase": "Pending", "message": why}))
 }

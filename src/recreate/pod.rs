@@ -23,6 +23,8 @@ pub struct Container {
     pub name: String,
     /// Its `lifecycle.preStop`. WEAK-5: that of the live pod; a request knows only some kinds.
     pub hook: Option<Value>,
+    /// When the kubelet starts it again: `Always`, `OnFailure`, `Never`, or what there may be one day.
+    pub restart_policy: String,
     /// What the kubelet says of it.
     pub status: Option<Status>,
 }
@@ -53,6 +55,10 @@ impl Pod {
         let containers = list(&spec["containers"]).map(|container| (container, &status["containerStatuses"]));
         let read = |(container, statuses): (&Value, &Value)| Container {
             name: text(&container["name"]),
+            restart_policy: text(match &container["restartPolicy"] {
+                Value::Null => &spec["restartPolicy"],
+                own => own,
+            }),
             hook: Some(&container["lifecycle"]["preStop"]).filter(|hook| hook.is_object()).cloned(),
             status: list(statuses).find(|status| status["name"] == container["name"]).map(Status::read),
         };

@@ -75,8 +75,8 @@ pub fn runtime(request: &Request) -> Result<&str, String> {
 
 /// The write that ends a request since no runtime has its containers (CRR-28).
 pub fn no_runtime(request: &Request, why: &str, now: Timestamp) -> Value {
-    let mut change = Change::default();
-    change.complete(why.to_owned(), now);
+    let mut change = Change { message: Some(why.to_owned()), ..Change::default() };
+    change.complete(now);
     change.patch(request)
 }
 
@@ -104,10 +104,16 @@ pub fn step(
         change.phase = Some(RECREATING);
     }
     let strategy = request.spec.strategy.clone().unwrap_or_default();
-    if let Some(seconds) = strategy.unready_grace_period_seconds {
-        let is_drained = request.status.conditions.iter().any(is_drained);
-        if change.phase.is_some() || !is_drained {
-            return if change.phase.is_some() { Step::Write(change.patch(request)) } else { REST };
+    // Once containers are told of, the drain is over, also for a process that did not see it begin.
+    let is_begun = !request.status.container_recreate_states.is_empty();
+    if let Some(seconds) = strategy.unready_grace_period_seconds.filter(|_| !is_begun) {
+        if change.phase.is_some() {
+            // WEAK-9
+            change.message = Some(format!("waits until the manager has kept the pod unready for {seconds} s"));
+            return Step::Write(change.patch(request));
+        }
+        if !request.status.conditions.iter().any(is_drained) {
+            return REST;
         }
         let end = underway.drained(request, SignedDuration::from_secs(seconds.max(0)), now);
         if end > now {
@@ -117,12 +123,16 @@ pub fn step(
 
     let look = Look { request, pod, instances, intent: Intent::of(request), now };
     let mut walk = look.walk(underway);
+    let message = summary(&walk.states);
+    if message != request.status.message {
+        change.message = Some(message);
+    }
     if walk.states != request.status.container_recreate_states {
         change.states = Some(std::mem::take(&mut walk.states));
     }
     match walk.end {
         End::Rest => {}
-        End::Complete(message) => change.complete(message, now),
+        End::Complete => change.complete(now),
         End::Stop { at, instance } => {
             let container = &request.spec.containers[at].name;
             let identity = Identity::of(instance);
@@ -132,14 +142,9 @@ pub fn step(
                 return look.act(intent, underway);
             }
             if is_written.is_none() {
-                change.intent =
-                    After::This(Intent { container: container.clone(), instance: identity.clone(), since: now });
-                underway.stop = Some(Stopping {
-                    request: request.uid.clone(),
-                    container: container.clone(),
-                    instance: identity,
-                    stage: Stage::Intended,
-                });
+                let intent = Intent { container: container.clone(), instance: identity, since: now };
+                underway.intend(request, &intent, Stage::Intended);
+                change.intent = After::This(intent);
             }
         }
     }
@@ -152,23 +157,26 @@ pub fn step(
     Step::Write(change.patch(request))
 }
 
-/// CRR-61: what came of a stop is written to a request that was completed meanwhile, and nothing else. WEAK-15: its phase
-/// stays.
+/// CRR-61, CRR-63: a request was completed or is deleted while its hook or stop ran. A container whose hook has run is
+/// stopped, and what came of it is written; nothing else. WEAK-15: the phase stays.
 fn late(request: &Request, instances: &[Instance], underway: &mut Underway) -> Step {
-    let stop = underway.stop.take().filter(|stop| stop.request == request.uid && !request.is_going);
-    let Some(stop) = stop else { return Step::Rest { wake: None } };
+    let left = underway.stop.clone().filter(|_| underway.is_left(request));
+    let Some(stop) = left else { return Step::Rest { wake: None } };
+    if let Stage::HookOver { took } = stop.stage {
+        underway.enter(Stage::StopRuns { attempt: 1 });
+        return Step::Stop { grace: rest_of(grace(request), took), container: stop.container, id: stop.instance.id };
+    }
     let newest = instances.iter().find(|instance| instance.name == stop.container);
     let mut states = request.status.container_recreate_states.clone();
-    let state = states.iter_mut().find(|state| state.name == stop.container && !is_terminal(state));
-    if let Some(state) = state
-        && stop.is_done(newest)
-        && !state.is_killed
-    {
-        (state.is_killed, state.phase) = (true, RECREATING.to_owned());
-        let change = Change { states: Some(states), intent: After::None, ..Change::default() };
-        return Step::Write(change.patch(request));
+    for state in states.iter_mut().filter(|state| state.name == stop.container) {
+        match &stop.stage {
+            Stage::NotStopped { error, .. } if !stop.is_done(newest) => {
+                (state.phase, state.message) = (FAILED.to_owned(), not_stopped(error));
+            }
+            _ => (state.is_killed, state.phase, state.message) = (true, RECREATING.to_owned(), String::new()),
+        }
     }
-    Step::Rest { wake: None }
+    Step::Write(Change { states: Some(states), intent: After::None, ..Change::default() }.patch(request))
 }
 
 // === one look ===
@@ -190,7 +198,7 @@ struct Walk<'a> {
 
 enum End<'a> {
     Rest,
-    Complete(String),
+    Complete,
     /// The container of this index of the spec is to be stopped.
     Stop {
         at: usize,
@@ -225,8 +233,7 @@ impl<'a> Look<'a> {
                 FAILED => {
                     ended += 1;
                     if strategy.failure_policy != "Ignore" {
-                        // WEAK-9: the reference says nothing here.
-                        walk.end = End::Complete(format!("container {}: {}", state.name, state.message));
+                        walk.end = End::Complete;
                         return walk;
                     }
                 }
@@ -246,10 +253,7 @@ impl<'a> Look<'a> {
             }
         }
         if ended == walk.states.len() {
-            let failed = walk.states.iter().filter(|state| state.phase == FAILED);
-            let failed: Vec<String> =
-                failed.map(|state| format!("container {}: {}", state.name, state.message)).collect();
-            walk.end = End::Complete(failed.join("; "));
+            walk.end = End::Complete;
         }
         walk
     }
@@ -280,7 +284,7 @@ impl<'a> Look<'a> {
             is_killed,
         };
         if let Some(error) = stop.filter(|_| !is_killed).and_then(Stopping::failed) {
-            return (state(FAILED, format!("kill container error: {error}")), None);
+            return (state(FAILED, not_stopped(error)), None);
         }
         let Some(newest) = newest else {
             return (state(PENDING, format!("container {name} was not found on the node{}", self.reason(name))), None);
@@ -304,8 +308,16 @@ impl<'a> Look<'a> {
         }
         // WEAK-9: a new one does not come, and it is said why.
         let reason = self.reason(name);
-        let message =
-            if reason.is_empty() { String::new() } else { format!("the new container does not start{reason}") };
+        let policy = self.pod.container(name).map_or("", |container| &container.restart_policy);
+        let message = match (reason.as_str(), policy) {
+            ("", "Never" | "OnFailure") => {
+                format!(
+                    "the container has ended, and the kubelet starts it again by its restartPolicy only, which is {policy}"
+                )
+            }
+            ("", _) => String::new(),
+            (reason, _) => format!("the new container does not start{reason}, after {} restarts", newest.restart_count),
+        };
         (state(RECREATING, message), None)
     }
 
@@ -364,9 +376,9 @@ impl<'a> Look<'a> {
     /// CRR-51, CRR-54, CRR-55: the hook, then the stop, of an instance whose end was announced.
     fn act(&self, intent: &Intent, underway: &mut Underway) -> Step {
         let Intent { container, instance, since } = intent;
-        let strategy = self.request.spec.strategy.as_ref();
-        let grace = strategy.and_then(|strategy| strategy.termination_grace_period_seconds).unwrap_or(GRACE).max(0);
-        let known = underway.stop_of(self.request, container).filter(|stop| stop.instance == *instance);
+        let grace = grace(self.request);
+        let known = underway.stop_of(self.request, container);
+        let known = known.filter(|stop| stop.instance == *instance && stop.since == *since);
         let (attempt, took) = match known.map(|stop| &stop.stage) {
             Some(Stage::Intended) => {
                 let hook = self.pod.container(container).and_then(|container| container.hook.clone());
@@ -388,26 +400,38 @@ impl<'a> Look<'a> {
             // known.
             _ => (1, self.now.duration_since(*since).max(SignedDuration::ZERO)),
         };
-        underway.stop = Some(Stopping {
-            request: self.request.uid.clone(),
-            container: container.clone(),
-            instance: instance.clone(),
-            stage: Stage::StopRuns { attempt },
-        });
-        let left = grace.saturating_sub(took.as_secs()).max(LEAST_GRACE);
-        Step::Stop {
-            container: container.clone(),
-            id: instance.id.clone(),
-            grace: Duration::from_secs(left.unsigned_abs()),
-        }
+        underway.intend(self.request, intent, Stage::StopRuns { attempt });
+        Step::Stop { container: container.clone(), id: instance.id.clone(), grace: rest_of(grace, took) }
     }
+}
+
+/// Seconds that a container has to stop (CRR-53).
+fn grace(request: &Request) -> i64 {
+    let strategy = request.spec.strategy.as_ref();
+    strategy.and_then(|strategy| strategy.termination_grace_period_seconds).unwrap_or(GRACE).max(0)
+}
+
+/// What the runtime is told when a hook took so long (CRR-54, CRR-55).
+fn rest_of(grace: i64, took: SignedDuration) -> Duration {
+    Duration::from_secs(grace.saturating_sub(took.as_secs()).max(LEAST_GRACE).unsigned_abs())
+}
+
+fn not_stopped(error: &str) -> String {
+    format!("kill container error: {error}")
+}
+
+/// Why containers failed, and what others wait for, in one text (WEAK-9). The reference says nothing when it ends by its
+/// failurePolicy.
+fn summary(states: &[RecreateState]) -> String {
+    let told = states.iter().filter(|state| !state.message.is_empty());
+    told.map(|state| format!("container {}: {}", state.name, state.message)).collect::<Vec<_>>().join("; ")
 }
 
 fn is_drained(condition: &crate::api::meta::Condition) -> bool {
     condition.r#type == PRE_RECREATE_GRACE && condition.status == "True"
 }
 
-fn is_terminal(state: &RecreateState) -> bool {
+pub(super) fn is_terminal(state: &RecreateState) -> bool {
     matches!(state.phase.as_str(), SUCCEEDED | FAILED)
 }
 
@@ -434,20 +458,22 @@ enum After {
 #[derive(Default)]
 struct Change {
     phase: Option<&'static str>,
-    /// When and why it ended.
-    end: Option<(Timestamp, String)>,
+    /// When it ended.
+    end: Option<Timestamp>,
+    /// The text that it has from now on, which may be none.
+    message: Option<String>,
     states: Option<Vec<RecreateState>>,
     intent: After,
 }
 
 impl Change {
     fn is_empty(&self) -> bool {
-        self.phase.is_none() && self.states.is_none() && matches!(self.intent, After::Same)
+        self.phase.is_none() && self.message.is_none() && self.states.is_none() && matches!(self.intent, After::Same)
     }
 
-    fn complete(&mut self, message: String, now: Timestamp) {
+    fn complete(&mut self, now: Timestamp) {
         self.phase = Some(COMPLETED);
-        self.end = Some((now, message));
+        self.end = Some(now);
     }
 
     /// Whether nothing is meant any more by an intent.
@@ -462,11 +488,12 @@ impl Change {
         if let Some(phase) = self.phase {
             status.insert("phase".to_owned(), phase.into());
         }
-        if let Some((time, message)) = self.end {
+        if let Some(time) = self.end {
             status.insert("completionTime".to_owned(), time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into());
-            if !message.is_empty() {
-                status.insert("message".to_owned(), message.into());
-            }
+        }
+        if let Some(message) = self.message {
+            let none = message.is_empty();
+            status.insert("message".to_owned(), if none { Value::Null } else { message.into() });
         }
         if let Some(states) = self.states {
             status.insert("containerRecreateStates".to_owned(), json!(states));

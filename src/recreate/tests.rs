@@ -219,6 +219,20 @@ fn the_pod_is_drained_first_for_as_long_as_the_node_has_seen_crr_27_weak_8() {
     );
 }
 
+#[test]
+fn a_drain_that_is_over_is_not_waited_for_again_after_a_kill() {
+    let mut world = world(json!({"unreadyGracePeriodSeconds": 5}));
+    world.go();
+    assert!(world.read().status.message.contains("kept the pod unready for 5 s"), "WEAK-9");
+    world.request["status"]["conditions"] = json!([{"type": "PreRecreateGrace", "status": "True"}]);
+    world.go();
+    world.later(5);
+    world.go();
+    assert_eq!(world.read().status.message, "");
+    world.killed();
+    assert_eq!(world.go(), "stop w0 30");
+}
+
 // === hooks and grace ===
 
 #[rstest]
@@ -233,6 +247,46 @@ fn a_hook_uses_up_the_grace(#[case] strategy: Value, #[case] first: &str, #[case
     world.later(took);
     world.underway.hook_over(world.now);
     assert_eq!(world.go(), second);
+}
+
+#[rstest]
+#[case::completed_crr_61(json!({"phase": "Completed"}), json!(null), "write C R* P")]
+#[case::deleted_crr_63(json!({}), json!("2026-03-02T08:00:09Z"), "write R R* P")]
+fn a_container_whose_hook_has_run_is_stopped_even_if_its_request_was(
+    #[case] status: Value,
+    #[case] deleted: Value,
+    #[case] noted: &str,
+) {
+    let mut world = world(json!({}));
+    world.hook();
+    assert_eq!([world.go(), world.go()], ["write R P P", "hook w0 30"]);
+    json_patch::merge(&mut world.request["status"], &status);
+    world.request["metadata"]["deletionTimestamp"] = deleted;
+    let is_chosen = |world: &World| choose([&world.read()], Some("u-p"), &world.underway).chosen.is_some();
+    assert!(!is_chosen(&world));
+    world.later(4);
+    world.underway.hook_over(world.now);
+    assert!(is_chosen(&world));
+    assert_eq!(world.go(), "stop w0 26");
+    world.stopped("web");
+    assert!(is_chosen(&world));
+    assert!(matches!(world.step(), Step::Write(_)), "a note that does not get through is not lost");
+    assert_eq!(world.go(), noted);
+    assert!(!is_chosen(&world));
+}
+
+#[test]
+fn an_old_copy_is_no_reason_to_run_a_hook_again_weak_2() {
+    let mut world = world(json!({}));
+    world.hook();
+    let old = world.request.clone();
+    assert_eq!([world.go(), world.go()], ["write R P P", "hook w0 30"]);
+    world.killed();
+    let now = std::mem::replace(&mut world.request, old);
+    world.later(1);
+    assert!(matches!(world.step(), Step::Write(_)), "which the API server will refuse");
+    world.request = now;
+    assert_eq!(world.go(), "stop w0 29");
 }
 
 #[test]
@@ -371,7 +425,8 @@ fn why_a_container_does_not_come_back_is_told_weak_9() {
     world.status("web")["state"] = json!({"waiting": {"reason": "ImagePullBackOff"}});
     world.stopped("log");
     world.go();
-    assert_eq!(world.message("web"), "the new container does not start: ImagePullBackOff");
+    assert_eq!(world.message("web"), "the new container does not start: ImagePullBackOff, after 0 restarts");
+    assert_eq!(world.read().status.message, format!("container web: {}", world.message("web")));
     world.status("web")["state"] = json!({"waiting": {"reason": "ContainerCreating"}});
     world.restarted("log", "l1", true);
     world.go();
@@ -381,6 +436,20 @@ fn why_a_container_does_not_come_back_is_told_weak_9() {
     world.later(31);
     world.go();
     assert!(world.message("web").contains("not ready"));
+}
+
+#[rstest]
+#[case::of_the_pod(json!("Never"), json!(null), true)]
+#[case::of_the_container(json!("Always"), json!("OnFailure"), true)]
+#[case::always(json!("Never"), json!("Always"), false)]
+#[case::garbage(json!(7), json!(null), false)]
+fn that_a_container_need_not_come_back_is_told_weak_9(#[case] pod: Value, #[case] own: Value, #[case] expected: bool) {
+    let mut world = world(json!({}));
+    world.pod["spec"]["restartPolicy"] = pod;
+    world.pod["spec"]["containers"][0]["restartPolicy"] = own;
+    world.exits("web");
+    world.go();
+    assert_eq!(world.message("web").contains("restartPolicy"), expected);
 }
 
 #[test]
@@ -471,7 +540,8 @@ fn one_of_a_pods_requests_is_chosen_crr_23(
     let choice = choose(&requests, Some("u-p"), &Underway::default());
     assert_eq!(choice.chosen.map(|request| request.name.as_str()), chosen);
     assert_eq!(choice.told.iter().map(|request| request.name.as_str()).collect::<Vec<_>>(), told);
-    assert!(choice.told.iter().all(|request| queued(request)["status"] == json!({"phase": "Pending"})));
+    assert!(choice.told.iter().all(|request| queued(request)["status"]["phase"] == "Pending"));
+    assert!(choice.told.iter().all(|request| queued(request)["status"]["message"] != ""), "WEAK-9");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::intent::Identity;
+use super::intent::{Identity, Intent};
 use super::{Instance, Request};
 
 /// How often an instance is told to stop before the container has failed.
@@ -27,6 +27,8 @@ pub(super) struct Stopping {
     pub(super) request: String,
     pub(super) container: String,
     pub(super) instance: Identity,
+    /// When it was decided: tells the intent of this process from that of another.
+    pub(super) since: Timestamp,
     pub(super) stage: Stage,
 }
 
@@ -82,10 +84,17 @@ impl Underway {
         }
     }
 
-    /// UID of the request for which something ended.
-    pub(super) fn is_to_be_noted(&self) -> Option<&str> {
-        let stop = self.stop.as_ref()?;
-        matches!(stop.stage, Stage::Stopped | Stage::NotStopped { .. }).then_some(&*stop.request)
+    /// Whether there is something left to do for a request that is over: the stop after its hook, or a note of what came of
+    /// it.
+    pub(super) fn is_left(&self, request: &Request) -> bool {
+        self.stop.as_ref().filter(|stop| stop.request == request.uid).is_some_and(|stop| match stop.stage {
+            Stage::HookOver { .. } => true,
+            Stage::Stopped | Stage::NotStopped { .. } => {
+                let mut states = request.status.container_recreate_states.iter();
+                states.any(|state| state.name == stop.container && !state.is_killed && !super::step::is_terminal(state))
+            }
+            _ => false,
+        })
     }
 
     /// When the pod of a request has had no new traffic for so long (CRR-27). WEAK-8: counted from when this node heard of
@@ -102,6 +111,12 @@ impl Underway {
     /// What is under way for a container of a request.
     pub(super) fn stop_of(&self, request: &Request, container: &str) -> Option<&Stopping> {
         self.stop.as_ref().filter(|stop| stop.request == request.uid && stop.container == container)
+    }
+
+    /// Takes what is about to be done.
+    pub(super) fn intend(&mut self, request: &Request, intent: &Intent, stage: Stage) {
+        let Intent { container, instance, since } = intent.clone();
+        self.stop = Some(Stopping { request: request.uid.clone(), container, instance, since, stage });
     }
 
     pub(super) fn enter(&mut self, stage: Stage) {

@@ -38,6 +38,7 @@ pub fn tests() -> Vec<Test> {
         a_hook_runs_once_before_the_stop_also_when_the_daemon_is_killed_weak_2,
         a_drain_is_waited_for_crr_27,
         a_stop_that_fails_is_tried_again_weak_3,
+        what_was_begun_is_ended_though_its_request_is_deleted_crr_63,
         fifty_requests_for_one_pod_are_all_carried_out_weak_1,
         requests_survive_a_daemon_that_is_killed_again_and_again_weak_2,
         slow_pods_hold_up_no_other_weak_6,
@@ -519,10 +520,10 @@ async fn a_drain_is_waited_for_crr_27(cluster: &Cluster, ns: &Namespace) -> Resu
         until("it is begun", PATIENCE, async || Ok(host.status("r").await?["phase"] == "Recreating")).await?;
         sleep(Duration::from_millis(500)).await;
         ensure!(host.logged("stop").is_empty(), "nobody has made the pod unready yet");
-        #[expect(clippy::disallowed_methods, reason = "the manager has a clock")]
         let condition = json!({
             "type": "PreRecreateGrace", "status": "True", "reason": "PreRecreateGrace", "message": "",
-            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            // By another clock (WEAK-8): what counts is when the node hears of it.
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
         });
         let patch = json!({"status": {"conditions": [condition]}});
         host.requests().patch_status("r", &PatchParams::default(), &Patch::Merge(&patch)).await?;
@@ -543,6 +544,26 @@ async fn a_stop_that_fails_is_tried_again_weak_3(cluster: &Cluster, ns: &Namespa
         let status = host.completed("r").await?;
         ensure!(status["containerRecreateStates"][0]["phase"] == "Succeeded", "{status}");
         ensure!((host.logged("stop").len(), host.restarts(&pod, "web")) == (2, 1), "{:?}", host.logged("stop"));
+        Ok(())
+    })
+    .await
+}
+
+async fn what_was_begun_is_ended_though_its_request_is_deleted_crr_63(cluster: &Cluster, ns: &Namespace) -> Result<()> {
+    on_a_node(cluster, ns, async |host| {
+        let _daemon = host.daemon(&[]).await?;
+        let hook = json!({"lifecycle": {"preStop": {"exec": {"command": ["/drain"]}}}});
+        let pod = host.pod("web", &["web"], &hook).await?;
+        let slow = Behaviour::After(Duration::from_secs(1));
+        host.runtime().world().execs.insert("web".to_owned(), [slow].into());
+        host.request("r", &pod, &["web"], &json!({})).await?;
+        until("the hook runs", PATIENCE, async || Ok(host.logged("exec").len() == 1)).await?;
+        host.requests().delete("r", &DeleteParams::default()).await?;
+        until("the container that had its hook is stopped", PATIENCE, async || Ok(host.restarts(&pod, "web") == 1))
+            .await?;
+        host.request("again", &pod, &["web"], &json!({})).await?;
+        host.completed("again").await?;
+        ensure!(host.restarts(&pod, "web") == 2, "{:?}", host.logged(""));
         Ok(())
     })
     .await
