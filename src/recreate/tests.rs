@@ -344,7 +344,14 @@ fn one_that_was_replaced_and_is_ready_needs_nothing_crr_42() {
     let mut world = world(json!({}));
     world.restarted("web", "w1", true);
     world.restarted("log", "l1", true);
-    assert_eq!(world.go(), "write C S S");
+    assert_eq!(world.go(), "write C S* S*", "CRR-48");
+    let snapshot = &world.request["status"]["containerStatusSnapshot"];
+    assert_eq!(
+        *snapshot,
+        json!([
+        {"name": "web", "ready": true, "restartCount": 1, "containerID": "containerd://w1"},
+        {"name": "log", "ready": true, "restartCount": 1, "containerID": "containerd://l1"}])
+    );
 }
 
 #[test]
@@ -355,7 +362,7 @@ fn ready_is_what_the_manager_saw_or_the_node_crr_42() {
     world.request["status"]["containerStatusSnapshot"] = json!([
         {"name": "web", "ready": true, "restartCount": 1, "containerID": "containerd://w1"},
         {"name": "log", "ready": true, "restartCount": 0, "containerID": "containerd://l0"}]);
-    assert_eq!(world.go(), "write R S R*", "what was seen of the old one says nothing of the new");
+    assert_eq!(world.go(), "write R S* R*", "what was seen of the old one says nothing of the new");
 }
 
 // === what it waits for ===
