@@ -9,7 +9,7 @@ use super::intent::{Identity, Intent};
 use super::pod::{Pod, Status};
 use super::underway::{Stage, Stopping, Underway};
 use super::{Instance, Request, State};
-use crate::api::recreate::{PRE_RECREATE_GRACE, RecreateContainer, RecreateState};
+use crate::api::recreate::{ContainerSnapshot, PRE_RECREATE_GRACE, RecreateContainer, RecreateState};
 
 /// Seconds that a container has to stop when nobody said how many (CRR-53).
 const GRACE: i64 = 30;
@@ -132,7 +132,10 @@ pub fn step(
     }
     match walk.end {
         End::Rest => {}
-        End::Complete => change.complete(now),
+        End::Complete => {
+            change.complete(now);
+            change.snapshot = look.snapshot();
+        }
         End::Stop { at, instance } => {
             let container = &request.spec.containers[at].name;
             let identity = Identity::of(instance);
@@ -356,6 +359,31 @@ impl<'a> Look<'a> {
         Duration::try_from(left).map_or(Health::Good, Health::In)
     }
 
+    /// CRR-17: what the manager may not have noted when the request ends, as this node's own watch is faster (WEAK-8).
+    fn snapshot(&self) -> Option<Vec<ContainerSnapshot>> {
+        let stored = &self.request.status.container_status_snapshot;
+        let of = |container: &RecreateContainer| {
+            let status = self.pod.container(&container.name).and_then(|container| container.status.as_ref());
+            let newest = self.newest(&container.name);
+            let new = status.filter(|status| {
+                newest.is_some_and(|newest| newest.state == State::Running && status.id.ends_with(&newest.id))
+                    && container
+                        .status_context
+                        .as_ref()
+                        .is_none_or(|old| old.container_id != status.id || status.restart_count > old.restart_count)
+            });
+            let new = new.map(|status| ContainerSnapshot {
+                name: container.name.clone(),
+                ready: status.is_ready,
+                restart_count: status.restart_count,
+                container_id: status.id.clone(),
+            });
+            new.or_else(|| stored.iter().find(|seen| seen.name == container.name).cloned())
+        };
+        let seen: Vec<_> = self.request.spec.containers.iter().filter_map(of).collect();
+        (!seen.is_empty() && seen != *stored).then_some(seen)
+    }
+
     fn newest(&self, name: &str) -> Option<&'a Instance> {
         self.instances.iter().find(|instance| instance.name == name)
     }
@@ -463,6 +491,8 @@ struct Change {
     /// The text that it has from now on, which may be none.
     message: Option<String>,
     states: Option<Vec<RecreateState>>,
+    /// The containers as they are at the end.
+    snapshot: Option<Vec<ContainerSnapshot>>,
     intent: After,
 }
 
@@ -497,6 +527,9 @@ impl Change {
         }
         if let Some(states) = self.states {
             status.insert("containerRecreateStates".to_owned(), json!(states));
+        }
+        if let Some(snapshot) = self.snapshot {
+            status.insert("containerStatusSnapshot".to_owned(), json!(snapshot));
         }
         let conditions = match &self.intent {
             After::Same => None,

@@ -399,6 +399,13 @@ fn one_that_was_replaced_and_is_ready_needs_nothing_crr_42() {
     world.restarted("web", "w1", true);
     world.restarted("log", "l1", true);
     assert_eq!(world.go(), "write C S* S*", "CRR-48: whoever stopped it");
+    let snapshot = &world.request["status"]["containerStatusSnapshot"];
+    assert_eq!(
+        *snapshot,
+        json!([
+        {"name": "web", "ready": true, "restartCount": 1, "containerID": "containerd://w1"},
+        {"name": "log", "ready": true, "restartCount": 1, "containerID": "containerd://l1"}])
+    );
 }
 
 #[test]

@@ -39,6 +39,7 @@ pub fn tests() -> Vec<Test> {
         a_request_that_names_nothing_of_the_pod_is_refused_crr_4,
         a_pod_that_is_deleted_meanwhile_ends_its_requests_crr_13,
         a_native_sidecar_is_restarted_weak_10,
+        both_versions_are_written_and_read_crr_70_crr_71,
     ]
 }
 
@@ -500,4 +501,39 @@ async fn a_native_sidecar_is_restarted_weak_10(cluster: &Cluster, ns: &Namespace
     let before = pods::run(ns, "web", json!([app(&json!({})), sidecar()]), &init).await?;
     done(ns, "restart", &["agent"], &json!({})).await?;
     only_restarted(&before, &get(ns).await?, "agent", "sidecar:2")
+}
+
+async fn both_versions_are_written_and_read_crr_70_crr_71(cluster: &Cluster, ns: &Namespace) -> Result<()> {
+    installed(cluster).await?;
+    let gate = json!({"spec": {"readinessGates": [{"conditionType": UNREADY}]}});
+    pods::run(ns, "web", json!([app(&json!({})), sidecar()]), &gate).await?;
+    let drain = json!({"strategy": {"unreadyGracePeriodSeconds": 1}});
+    for (written, restarts) in [("v1alpha1", 1), ("v1beta1", 2)] {
+        let mut object = request(&format!("in-{written}"), &["app"], &drain)?;
+        object.types.as_mut().context("no type")?.api_version = format!("apps.kruise.io/{written}");
+        requests(ns, written).create(&PostParams::default(), &object).await?;
+        let status = ended(ns, &object.name_any()).await?;
+        succeeded(&status, &["app"])?;
+        let pod = get(ns).await?;
+        let now = pods::status(&pod, "app")?;
+        ensure!(now.restart_count == restarts, "{now:#?}");
+        let snapshot = json!([{
+            "name": "app", "ready": true, "restartCount": restarts, "containerID": now.container_id,
+        }]);
+        ensure!(status["containerStatusSnapshot"] == snapshot, "{status:#}");
+        ensure!(status["conditions"][0]["type"] == "PreRecreateGrace", "{status:#}");
+        let new = requests(ns, "v1beta1").get(&object.name_any()).await?;
+        ensure!(new.annotations().is_empty(), "{:?}", new.annotations());
+
+        let old = requests(ns, "v1alpha1").get(&object.name_any()).await?;
+        let annotation = |name: &str| old.annotations().get(&format!("crr.apps.kruise.io/{name}")).cloned();
+        let statuses = annotation("sync-container-statuses").context("no statuses in v1alpha1")?;
+        ensure!(serde_json::from_str::<Value>(&statuses)? == snapshot, "{statuses}");
+        let since = annotation("unready-acquired").context("no time in v1alpha1")?;
+        ensure!(json!(since) == status["conditions"][0]["lastTransitionTime"], "{since}");
+        let (phase, states) = (&old.data["status"]["phase"], &old.data["status"]["containerRecreateStates"]);
+        ensure!(phase == "Completed" && *states == status["containerRecreateStates"], "{:#}", old.data);
+        ensure!(old.data["spec"]["containers"] == new.data["spec"]["containers"], "{:#}", old.data);
+    }
+    Ok(())
 }
