@@ -14,6 +14,8 @@
 mod cluster;
 #[path = "recreate_model/laws.rs"]
 mod laws;
+#[path = "recreate_model/mutants.rs"]
+mod mutants;
 #[path = "recreate_model/node.rs"]
 mod node;
 #[path = "recreate_model/world.rs"]
@@ -24,10 +26,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
 use outrigger::controllers::recreate::decide::decide;
-use outrigger::recreate::{choose, step};
+use outrigger::recreate::{Step, Underway, choose, step};
 
 use laws::{Broken, Law};
-use world::{Decider, Script, run};
+use world::{At, Decider, Script, run};
 
 const SEQUENCES: u64 = 6_000;
 const STEPS: usize = 60;
@@ -35,9 +37,14 @@ const STEPS: usize = 60;
 /// The code under test.
 const OUTRIGGER: Decider = Decider {
     choose: |requests, pod_uid, underway| choose(requests.iter().copied(), pod_uid, underway),
-    step,
+    step: outrigger,
     manage: decide,
 };
+
+/// Its daemon's next step.
+fn outrigger(at: &At<'_>, underway: &mut Underway) -> Step {
+    step(at.request, at.pod, at.instances, underway, at.now)
+}
 
 fn script(seed: u64) -> Script {
     Script { seed, steps: STEPS, ..Script::default() }

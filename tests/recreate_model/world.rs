@@ -33,8 +33,18 @@ const REQUESTS: usize = 4;
 #[derive(Clone, Copy)]
 pub struct Decider {
     pub choose: for<'a> fn(&[&'a Request], Option<&str>, &Underway) -> Choice<'a>,
-    pub step: fn(&Request, Option<&Pod>, &[Instance], &mut Underway, Timestamp) -> Step,
+    pub step: fn(&At<'_>, &mut Underway) -> Step,
     pub manage: fn(&Input<'_>) -> Manage,
+}
+
+/// What a step is decided upon.
+#[derive(Clone, Copy)]
+pub struct At<'a> {
+    pub request: &'a Request,
+    pub pod: Option<&'a Pod>,
+    pub instances: &'a [Instance],
+    /// By the clock of the node.
+    pub now: Timestamp,
 }
 
 /// What a sequence is made of.
@@ -111,8 +121,6 @@ pub struct World {
     skews: [SignedDuration; 2],
     /// Whether the runtime answers.
     is_deaf: bool,
-    /// Whether nothing fails any more.
-    is_calm: bool,
     made: usize,
     trace: Option<Vec<String>>,
 }
@@ -161,7 +169,6 @@ impl World {
             now: "2026-03-04T05:06:07Z".parse().unwrap(),
             skews,
             is_deaf: false,
-            is_calm: false,
             made: 0,
             trace: script.traced.then(Vec::new),
         };
@@ -276,10 +283,13 @@ impl World {
 
     /// Something small that happens while somebody waits for an answer.
     fn meanwhile(&mut self, rng: Option<&mut Rng>) -> Lawful {
-        let Some(rng) = rng.filter(|rng| rng.u8(..4) == 0) else { return Ok(()) };
+        let Some(rng) = rng else { return Ok(()) };
+        if rng.u8(..4) != 0 {
+            return Ok(());
+        }
         match rng.u8(..12) {
             0..4 => self.kubelet(rng),
-            4..7 => self.manage(Some(rng))?,
+            4..7 => _ = self.manage(Some(rng))?,
             7..9 => self.hear_some(rng),
             9 => self.passes(pick(rng, &[1, 2, 5]))?,
             10 => self.ask(rng),
@@ -571,13 +581,13 @@ impl World {
             self.book.begins(request, self.now);
         }
         let read = pod.as_ref().map(|pod| &pod.read);
-        let step = (self.decider.step)(request, read, &seen.instances, &mut self.daemon.underway, clock);
-        match step {
+        let at = At { request, pod: read, instances: &seen.instances, now: clock };
+        match (self.decider.step)(&at, &mut self.daemon.underway) {
             Step::Rest { wake } => {
                 told!(self, "daemon: rests for {} ({wake:?})", request.name);
                 if wake.is_none() {
                     let mut later = self.daemon.underway.clone();
-                    let later = (self.decider.step)(request, read, &seen.instances, &mut later, clock + seconds(3600));
+                    let later = (self.decider.step)(&At { now: clock + seconds(3600), ..at }, &mut later);
                     if !matches!(later, Step::Rest { .. }) {
                         return broken(Law::Wakes, format!("{} rests, and an hour later: {later:?}", request.name));
                     }
@@ -659,9 +669,10 @@ impl World {
         let linger = self.node.containers.iter().find(|kept| kept.name == name).map_or(0, |kept| kept.linger);
         let after = |by: i64| self.now + seconds(by);
         let usual = linger.min(grace);
-        let (at, answered, answer) = match rng.map_or(9, |rng| rng.u8(..16)) {
+        let (at, answered, answer) = match rng.map_or(99, |rng| rng.u8(..18)) {
             0..2 => (None, 0, Err("connection refused")),
-            2 => (Some(pick(&mut Rng::with_seed(self.made as u64), &[1, 3, 9])), 0, Err("reset by peer")),
+            2 => (Some(1), 0, Err("reset by peer")),
+            16 => (Some(9), 0, Err("reset by peer")),
             3 => (Some(grace + 20), grace + 20, Ok(())),
             4 => (Some(grace + SLACK + 5), grace + SLACK, Err("too slow")),
             5 => (Some(usual), grace + SLACK, Err("too slow")),
@@ -883,7 +894,7 @@ impl World {
     /// No more faults: everything comes to rest.
     fn settle(&mut self, stays_broken: bool) -> Lawful {
         told!(self, "-- the faults stop");
-        (self.is_calm, self.is_deaf) = (true, false);
+        self.is_deaf = false;
         self.late.clear();
         self.manager.look = None;
         let mut rng = Rng::with_seed(1);
