@@ -20,7 +20,8 @@
 //!
 //! The way of a SidecarSet: `manifest` (documents) → `sidecarset::admit` (types, defaults, hashes, validation) →
 //! `sidecarset::compiled` (everything that does not depend on a pod). How a change of it reaches running pods: [`rollout`]
-//! decides, [`controllers`] acts.
+//! decides, [`controllers`] acts. How single containers are restarted on request: [`recreate`] decides, on each node
+//! [`daemon`] acts, through [`cri`].
 //! Rules return [`edits`], and record [`facts`] where
 //! they decide; warnings and `explain` are made of these. Arrows point one way: `admission`, `cli`, `app` → `store` →
 //! `sidecarset`, `launch` → `pod`, `selector`, `quantity` → `api`.

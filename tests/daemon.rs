@@ -1,5 +1,7 @@
 //! The node's side against a runtime of our own on a real unix socket.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 #[path = "support/cri/mod.rs"]
 mod fake;
 #[path = "support/proto.rs"]

@@ -216,6 +216,8 @@ impl Shared {
         let has_live = known.requests.values().any(|request| request.read.is_live() && request.pod == *pod);
         if !has_live {
             known.signals.remove(pod);
+            // What the watch does not have it does not take away.
+            known.requests.retain(|_, request| request.read.is_active || request.pod != *pod);
         }
         !has_live
     }
@@ -375,15 +377,19 @@ fn trim(pod: &mut Value) {
     keep(&mut pod["spec"], &["containers", "initContainers", "restartPolicy"]);
     keep(&mut pod["status"], &["phase", "podIP", "podIPs", "containerStatuses", "initContainerStatuses"]);
     for list in ["containers", "initContainers"] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+        for container in list_of(&mut pod["spec"], list) {
             keep(container, &["name", "ports", "lifecycle", "restartPolicy"]);
         }
     }
     for list in ["containerStatuses", "initContainerStatuses"] {
-        for status in pod["status"][list].as_array_mut().into_iter().flatten() {
+        for status in list_of(&mut pod["status"], list) {
             keep(status, &["name", "containerID", "ready", "started", "restartCount", "state", "lastState"]);
         }
     }
+}
+
+fn list_of<'a>(of: &'a mut Value, member: &str) -> impl Iterator<Item = &'a mut Value> {
+    of.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten()
 }
 
 fn keep(value: &mut Value, members: &[&str]) {

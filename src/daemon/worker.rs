@@ -55,6 +55,8 @@ pub(super) struct Worker {
     runtimes: watch::Receiver<Arc<Runtimes>>,
     /// What this process has under way, and what became of it.
     underway: Underway,
+    /// For which request a container was stopped, until that is noted.
+    stopped: Option<Arc<Request>>,
     /// The hook and the stop that run now.
     deeds: JoinSet<Did>,
     /// What nobody waits for any more: commands that take longer than they may, and events on their way.
@@ -105,6 +107,7 @@ impl Worker {
             pod,
             signal,
             underway: Underway::default(),
+            stopped: None,
             deeds: JoinSet::new(),
             left: JoinSet::new(),
             killing: String::new(),
@@ -142,6 +145,16 @@ impl Worker {
     /// Looks, decides, and does one thing.
     async fn round(&mut self) -> Next {
         let requests = self.shared.requests(&self.pod);
+        // CRR-61: one that was completed meanwhile is watched no longer, and what came of its stop is noted all the same.
+        if let Some(request) = self.stopped.take()
+            && !requests.iter().any(|known| known.read.uid == request.read.uid)
+        {
+            let next = self.refresh(&request).await;
+            if matches!(next, Next::Retry) {
+                self.stopped = Some(request);
+            }
+            return next;
+        }
         let pod = self.shared.pod(&self.pod);
         let all = requests.iter().map(|request| &request.read);
         let Choice { chosen, told } = recreate::choose(all, pod.as_ref().map(|pod| &*pod.uid), &self.underway);
@@ -381,7 +394,10 @@ impl Worker {
         }
         match deed {
             Deed::Hook => self.underway.hook_over(now()),
-            _ => self.underway.stop_over(error.map_or(Ok(()), Err), now()),
+            _ => {
+                self.underway.stop_over(error.map_or(Ok(()), Err), now());
+                self.stopped = Some(target.request);
+            }
         }
     }
 

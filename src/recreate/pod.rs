@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// Characters of a sentence of the kubelet that are told.
+const DETAILS: usize = 200;
+
 /// A pod of the node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
@@ -35,6 +38,8 @@ pub struct Status {
     pub is_ready: bool,
     /// Why it waits, in a word; empty when it does not.
     pub waiting: String,
+    /// The same in a sentence: which image, which exit, how long. Cut to what people read.
+    pub details: String,
 }
 
 // === impl Pod ===
@@ -81,6 +86,7 @@ impl Status {
             restart_count: status["restartCount"].as_i64().and_then(|count| count.try_into().ok()).unwrap_or_default(),
             is_ready: status["ready"] == true,
             waiting: text(&status["state"]["waiting"]["reason"]),
+            details: status["state"]["waiting"]["message"].as_str().unwrap_or_default().chars().take(DETAILS).collect(),
         }
     }
 }

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::intent::{Identity, Intent};
-use super::pod::Pod;
+use super::pod::{Pod, Status};
 use super::underway::{Stage, Stopping, Underway};
 use super::{Instance, Request, State};
 use crate::api::recreate::{PRE_RECREATE_GRACE, RecreateContainer, RecreateState};
@@ -295,7 +295,8 @@ impl<'a> Look<'a> {
             }
             if is_replaced {
                 return match self.health(newest) {
-                    Health::Good => (state(SUCCEEDED, String::new()), None),
+                    // CRR-48: also when somebody else has ended the old one.
+                    Health::Good => (RecreateState { is_killed: true, ..state(SUCCEEDED, String::new()) }, None),
                     Health::In(wait) => (state(RECREATING, String::new()), Some(wait)),
                     Health::Waits(why, wait) => (state(RECREATING, why.unwrap_or_default()), wait),
                 };
@@ -350,9 +351,13 @@ impl<'a> Look<'a> {
     /// The kubelet's word for why a container does not start; empty while all is as it should be.
     fn reason(&self, name: &str) -> String {
         let status = self.pod.container(name).and_then(|container| container.status.as_ref());
-        match status.map(|status| status.waiting.as_str()) {
-            None | Some("" | "ContainerCreating" | "PodInitializing") => String::new(),
-            Some(reason) => format!(": {reason}"),
+        match status {
+            Some(Status { waiting, details, .. }) => match waiting.as_str() {
+                "" | "ContainerCreating" | "PodInitializing" => String::new(),
+                reason if details.is_empty() => format!(": {reason}"),
+                reason => format!(": {reason}: {details}"),
+            },
+            None => String::new(),
         }
     }
 

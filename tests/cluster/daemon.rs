@@ -519,9 +519,10 @@ async fn a_drain_is_waited_for_crr_27(cluster: &Cluster, ns: &Namespace) -> Resu
         until("it is begun", PATIENCE, async || Ok(host.status("r").await?["phase"] == "Recreating")).await?;
         sleep(Duration::from_millis(500)).await;
         ensure!(host.logged("stop").is_empty(), "nobody has made the pod unready yet");
+        #[expect(clippy::disallowed_methods, reason = "the manager has a clock")]
         let condition = json!({
             "type": "PreRecreateGrace", "status": "True", "reason": "PreRecreateGrace", "message": "",
-            "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "lastTransitionTime": outrigger::app::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         });
         let patch = json!({"status": {"conditions": [condition]}});
         host.requests().patch_status("r", &PatchParams::default(), &Patch::Merge(&patch)).await?;

@@ -5,15 +5,28 @@
 #[path = "../support/cluster/mod.rs"]
 mod harness;
 
+mod daemon;
 mod facts;
+mod launch;
 mod outrigger;
+mod pods;
+mod recreate;
 mod rollout;
+mod storm;
 
 use std::process::ExitCode;
 
 use harness::Parts;
 
 fn main() -> ExitCode {
-    let subjects = [facts::tests(), outrigger::tests(), rollout::tests()];
+    let subjects = [
+        facts::tests(),
+        outrigger::tests(),
+        rollout::tests(),
+        launch::tests(),
+        recreate::tests(),
+        daemon::tests(),
+        storm::tests(),
+    ];
     harness::run::main(Parts::Node, subjects.into_iter().flatten())
 }

@@ -35,14 +35,14 @@ pub fn tests() -> Vec<Test> {
 // === what happens to pods ===
 
 /// A SidecarSet for the pods of this namespace that are labelled `app=web`.
-struct Set<'c> {
+pub struct Set<'c> {
     cluster: &'c Cluster,
     name: String,
 }
 
 impl<'c> Set<'c> {
     /// `spec` is merged into one of a single container `agent`.
-    async fn create(cluster: &'c Cluster, ns: &Namespace, name: &str, spec: Value) -> Result<Self> {
+    pub async fn create(cluster: &'c Cluster, ns: &Namespace, name: &str, spec: Value) -> Result<Self> {
         let mut whole = json!({
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": ns.name()}},
             "selector": {"matchLabels": {"app": "web"}},
@@ -125,7 +125,7 @@ impl<'c> Set<'c> {
         told
     }
 
-    async fn remove(self) -> Result<()> {
+    pub async fn remove(self) -> Result<()> {
         self.cluster.kubectl_says(&["delete", "sidecarset", &self.name]).await?;
         Ok(())
     }
@@ -133,19 +133,19 @@ impl<'c> Set<'c> {
 
 /// What must be the same for a container that was not touched, and how often one was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Ran {
-    ip: String,
-    node_sees: BTreeMap<String, Container>,
+pub struct Ran {
+    pub ip: String,
+    pub node_sees: BTreeMap<String, Container>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Container {
-    id: String,
-    image: String,
-    restarts: i32,
+pub struct Container {
+    pub id: String,
+    pub image: String,
+    pub restarts: i32,
 }
 
-fn ran(pod: &Pod) -> Ran {
+pub fn ran(pod: &Pod) -> Ran {
     let status = pod.status.clone().unwrap_or_default();
     let all =
         status.container_statuses.into_iter().flatten().chain(status.init_container_statuses.into_iter().flatten());
@@ -157,7 +157,7 @@ fn ran(pod: &Pod) -> Ran {
 }
 
 /// That one container was started once more with this image, and that nothing else happened to the pod.
-fn only_restarted(before: &Pod, after: &Pod, container: &str, image: &str) -> Result<()> {
+pub fn only_restarted(before: &Pod, after: &Pod, container: &str, image: &str) -> Result<()> {
     ensure!(before.uid() == after.uid(), "it is another pod");
     let (before, after) = (ran(before), ran(after));
     ensure!(before.ip == after.ip && !after.ip.is_empty(), "its address was {} and is {}", before.ip, after.ip);
@@ -172,7 +172,7 @@ fn only_restarted(before: &Pod, after: &Pod, container: &str, image: &str) -> Re
     Ok(())
 }
 
-fn untouched(before: &Pod, after: &Pod) -> Result<()> {
+pub fn untouched(before: &Pod, after: &Pod) -> Result<()> {
     ensure!(before.uid() == after.uid() && ran(before) == ran(after), "{:#?} became {:#?}", ran(before), ran(after));
     Ok(())
 }

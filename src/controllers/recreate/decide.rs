@@ -10,6 +10,7 @@
 //! Every step is repeated without harm, and each is there on the API server before the next: who is stopped between two of
 //! them leaves the next one to do (CRR-34). A write is for the version of the request that it was decided upon.
 
+use core::fmt::Write as _;
 use core::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -304,14 +305,27 @@ fn waiting_for(request: &Request, pod: &Value) -> String {
         let mut all = lists.iter().flat_map(|list| pod["status"][list].as_array().into_iter().flatten());
         let status = all.find(|status| status["name"] == name).unwrap_or(&Value::Null);
         let reason = |state: &str| status["state"][state]["reason"].as_str();
-        let why = state.map(|state| state.message.as_str()).filter(|message| !message.is_empty());
-        let why = why
-            .or_else(|| reason("waiting"))
-            .or_else(|| reason("terminated"))
-            .unwrap_or(if phase == "Recreating" && status["ready"] != true { "not ready" } else { "" });
+        let why = state.map(|state| state.message.clone()).filter(|message| !message.is_empty());
+        let mut why = why
+            .or_else(|| reason("waiting").map(str::to_owned))
+            .or_else(|| ended(status))
+            .unwrap_or(if phase == "Recreating" && status["ready"] != true { "not ready" } else { "" }.to_owned());
+        let restarts = container.status_context.as_ref().map_or(0, |context| i64::from(context.restart_count));
+        let restarts = status["restartCount"].as_i64().unwrap_or_default().saturating_sub(restarts);
+        if phase == "Recreating" && restarts > 1 {
+            let _ = write!(why, "; it was started {restarts} times since");
+        }
         told.push(if why.is_empty() { format!("{name} is {phase}") } else { format!("{name} is {phase} ({why})") });
     }
     if told.is_empty() { String::new() } else { format!(": {}", told.join(", ")) }
+}
+
+/// How a container has ended, if it has.
+fn ended(status: &Value) -> Option<String> {
+    let terminated = status["state"]["terminated"].as_object()?;
+    let text = |member: &str| terminated.get(member).and_then(Value::as_str).unwrap_or_default();
+    let code = terminated.get("exitCode").and_then(Value::as_i64).unwrap_or_default();
+    Some(format!("it has ended with exit code {code}: {}", text("reason")))
 }
 
 /// What is left of a time; `None` when it is over.

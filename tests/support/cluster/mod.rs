@@ -431,7 +431,15 @@ impl Cluster {
     pub async fn push(&self, source: &str, name: &str) -> Result<()> {
         let target = format!("docker://{}/library/{name}", self.registry().await?);
         let mut command = Command::new("skopeo");
-        command.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", source, &target]);
+        command.args(["copy", "--quiet", "--insecure-policy", "--src-tls-verify=false", "--dest-tls-verify=false"]);
+        command.args([source, &target]);
+        node::sh(&command).await
+    }
+
+    /// Takes an image out of the registry; pods that have it run on.
+    pub async fn unpush(&self, name: &str) -> Result<()> {
+        let mut command = Command::new("skopeo");
+        command.args(["delete", "--tls-verify=false", &format!("docker://{}/library/{name}", self.registry().await?)]);
         node::sh(&command).await
     }
 

@@ -211,6 +211,10 @@ impl Node {
             "serializeImagePulls": false,
             "maxPods": 200,
             "nodeStatusUpdateFrequency": "2s",
+            // A container that ends again within ten minutes waits before its next start: 10 s, 20 s, up to 5 min. Tests
+            // that restart one 200 times would take a day, so here it waits for a second each time.
+            "featureGates": {"KubeletCrashLoopBackOffMax": true},
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
             // A full disk of the machine is nothing that the tests are about.
             "evictionHard": {"memory.available": "10Mi", "nodefs.available": "0.1%", "nodefs.inodesFree": "0.1%",
                 "imagefs.available": "0.1%"},

@@ -150,6 +150,18 @@ fn the_message_at_the_deadline_tells_what_was_waited_for_weak_9() {
     assert!(message.ends_with(": web is Recreating (CrashLoopBackOff)"), "{message}");
 }
 
+#[test]
+fn the_message_at_the_deadline_tells_how_often_a_container_ended_weak_9() {
+    let request = recreating(json!({
+        "spec": {"activeDeadlineSeconds": 5}, "status": {"containerRecreateStates": [{"name": "web", "phase": "Recreating"}]},
+    }));
+    let ended = json!([{
+        "name": "web", "restartCount": 4, "state": {"terminated": {"reason": "Error", "exitCode": 7}},
+    }]);
+    let Step::Complete(_, _, message) = step(&request, &pod(ended)) else { panic!("it goes on") };
+    assert!(message.contains("web is Recreating (it has ended with exit code 7: Error; it was started "), "{message}");
+}
+
 #[rstest]
 #[case::new("", Some(50))]
 #[case::waiting("Pending", None)]
