@@ -137,7 +137,7 @@ pub struct Book {
     records: BTreeMap<String, Record>,
 }
 
-const PHASES: [&str; 4] = ["", "Pending", "Recreating", "Completed"];
+const PHASES: [&str; 3] = ["Pending", "Recreating", "Completed"];
 const CONTAINER_PHASES: [&str; 4] = ["Pending", "Recreating", "Succeeded", "Failed"];
 
 fn is_settled(state: &RecreateState) -> bool {
@@ -180,6 +180,8 @@ impl Book {
             let deed = if act.grace.is_some() { "stop" } else { "hook" };
             format!("{deed} of {container} ({id}) for {}", request.name)
         };
+        let is_stopped = self.done(&request.uid, container).is_some_and(|done| done.is_stopped);
+        ensure(!is_stopped, Law::Again, || format!("{}, which is done", what()))?;
         ensure(!act.is_busy, Law::OneAtATime, || format!("{} while another runs", what()))?;
         ensure(act.pod.is_some_and(|pod| pod.uid == request.pod_uid && !pod.is_going_away), Law::Pod, what)?;
         let at = act.instances.iter().position(|instance| instance.id == id && instance.name == container);
@@ -191,9 +193,8 @@ impl Book {
 
         let stored = cluster.requests.get(&request.name).filter(|stored| stored.read.uid == request.uid);
         if let Some(stored) = stored {
-            has_intent(&stored.json, container, instance)
-                .then_some(())
-                .ok_or_else(|| Broken { law: Law::Intent, what: format!("{} was not announced", what()) })?;
+            let is_announced = has_intent(&stored.json, container, instance);
+            ensure(is_announced, Law::Intent, || format!("{}, which was not announced", what()))?;
         }
         let strategy = request.spec.strategy.clone().unwrap_or_default();
         let is_old = |old: &outrigger::api::recreate::StatusContext| {
@@ -208,14 +209,14 @@ impl Book {
         for before in request.spec.containers.iter().take_while(|named| named.name != container) {
             let phase = stored.map(|stored| &stored.read).and_then(|stored| state(stored, &before.name));
             let is_past = phase
-                .is_none_or(|state| is_settled(state) || (state.phase == "Recreating" && !strategy.ordered_recreate));
+                .is_some_and(|state| is_settled(state) || (state.phase == "Recreating" && !strategy.ordered_recreate));
             ensure(is_past || stored.is_none(), Law::Order, || format!("{} before {}", what(), before.name))?;
         }
         let others = self.records.iter().filter(|(uid, record)| **uid != request.uid && record.has_acted);
         for (uid, record) in others.filter(|(_, record)| record.pod_uid == request.pod_uid) {
             let other = cluster.requests.values().find(|stored| stored.read.uid == *uid);
             let is_live = other.is_some_and(|other| other.read.is_live());
-            ensure(!is_live, Law::Turn, || format!("{} while {uid} is not over ({})", what(), record.has_acted))?;
+            ensure(!is_live, Law::Turn, || format!("{} while {uid} is under way", what()))?;
         }
         let record = self.record(request);
         if let Some(seconds) = strategy.unready_grace_period_seconds {
@@ -227,7 +228,6 @@ impl Book {
         record.has_acted = true;
         let grace = strategy.termination_grace_period_seconds.unwrap_or(30);
         let done = record.containers.entry(container.to_owned()).or_default();
-        ensure(!done.is_stopped, Law::Again, || format!("{}, which is done", what()))?;
         if let Some(limit) = act.limit {
             ensure(limit == grace && grace > 0, Law::Grace, || format!("{} has {limit} s", what()))?;
             ensure(done.hook.is_none(), Law::Hook, || format!("{} again", what()))?;
@@ -237,9 +237,6 @@ impl Book {
             let took = done.hook.map(|(since, until)| until.unwrap_or(now).duration_since(since).as_secs());
             let most = (grace - took.unwrap_or_default()).max(2);
             ensure((2..=most).contains(&seconds), Law::Grace, || format!("{} within {seconds} s of {most}", what()))?;
-            let is_first = done.told.is_empty() && took.is_none();
-            // Who knows of no kill has lost no time.
-            ensure(!is_first || seconds <= grace.max(2), Law::Grace, || format!("{} within {seconds} s", what()))?;
             done.told.insert(real);
             done.attempts += 1;
             ensure(done.told.len() == 1, Law::Once, || format!("{}, the second instance", what()))?;

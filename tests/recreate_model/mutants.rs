@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use outrigger::api::recreate::{RecreateState, RecreateStrategy};
-use outrigger::controllers::recreate::decide::{Input, Step as Manage, decide};
+use outrigger::controllers::recreate::decide::{Blocked, Input, Step as Manage, decide};
 use outrigger::recreate::{Choice, Instance, Pod, Request, State, Step, Underway, choose, queued};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -253,13 +253,17 @@ fn invents_a_phase(at: &At<'_>, underway: &mut Underway) -> Step {
 }
 
 fn settles_anew(at: &At<'_>, underway: &mut Underway) -> Step {
-    at.with(underway, |request| {
-        let states = &mut request.status.container_recreate_states;
-        states
-            .iter_mut()
-            .filter(|state| state.phase == "Succeeded")
-            .for_each(|state| state.phase = "Pending".to_owned());
-    })
+    match outrigger(at, underway) {
+        Step::Write(mut patch) => {
+            let states = patch["status"].get_mut("containerRecreateStates").and_then(Value::as_array_mut);
+            let before = at.states().iter().map(|state| state.phase == "Succeeded");
+            for (state, _) in states.into_iter().flatten().zip(before).filter(|(_, is_settled)| *is_settled) {
+                state["phase"] = "Recreating".into();
+            }
+            Step::Write(patch)
+        }
+        step => step,
+    }
 }
 
 fn never_comes_to_rest(at: &At<'_>, underway: &mut Underway) -> Step {
@@ -276,11 +280,15 @@ fn never_comes_to_rest(at: &At<'_>, underway: &mut Underway) -> Step {
     }
 }
 
+fn does_nothing_once_it_is_begun(at: &At<'_>, underway: &mut Underway) -> Step {
+    if at.request.status.phase == "Recreating" { Step::Rest { wake: None } } else { outrigger(at, underway) }
+}
+
 #[rstest]
 #[case::acts_unannounced(acts_unannounced, Law::Intent)]
 #[case::runs_the_hook_again_after_a_kill(runs_the_hook_again_after_a_kill, Law::Hook)]
 #[case::stops_the_new_one_after_a_kill(stops_the_new_one_after_a_kill, Law::Once)]
-#[case::forgets_that_it_is_killed(forgets_that_it_is_killed, Law::Once)]
+#[case::forgets_that_it_is_killed(forgets_that_it_is_killed, Law::Again)]
 #[case::turns_what_is_completed_back(turns_what_is_completed_back, Law::Ended)]
 #[case::stops_all_at_once(stops_all_at_once, Law::Order)]
 #[case::begins_at_the_end(begins_at_the_end, Law::Order)]
@@ -303,15 +311,15 @@ fn never_comes_to_rest(at: &At<'_>, underway: &mut Underway) -> Step {
 #[case::invents_a_phase(invents_a_phase, Law::Accepted)]
 #[case::settles_anew(settles_anew, Law::Settled)]
 #[case::never_comes_to_rest(never_comes_to_rest, Law::Quiet)]
-#[case::does_nothing(|_, _| Step::Rest { wake: None }, Law::Ends)]
+#[case::does_nothing_once_it_is_begun(does_nothing_once_it_is_begun, Law::Ends)]
 fn a_daemon_that_is_wrong_is_caught_by_the_law(#[case] step: fn(&At<'_>, &mut Underway) -> Step, #[case] law: Law) {
     caught(Decider { step, ..OUTRIGGER }, law);
 }
 
+/// Another law may see to it first, in other sequences.
 fn caught(wrong: Decider, law: Law) {
-    let (script, broken) =
-        search(SEQUENCES, wrong).unwrap_or_else(|| panic!("nobody has noticed; {law:?} should have"));
-    assert_eq!(broken.law, law, "{broken} (seed {})", script.seed);
+    let found = search(SEQUENCES, wrong, Some(law));
+    assert!(found.is_some(), "nobody has noticed; {law:?} should have");
 }
 
 // === the wrong choice ===
@@ -344,7 +352,6 @@ fn never_releases(input: &Input<'_>) -> Manage {
 }
 
 fn says_that_it_drains_and_does_not(input: &Input<'_>) -> Manage {
-    use outrigger::controllers::recreate::decide::Blocked;
     decide(&Input { blocked: Blocked::Done, ..input.clone() })
 }
 

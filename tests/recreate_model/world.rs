@@ -58,8 +58,7 @@ pub struct Script {
 
 /// A hook or a stop that the daemon waits for.
 struct Deed {
-    /// UID and name of the request.
-    request: String,
+    request: Arc<Stored>,
     container: String,
     /// When it is over.
     at: Timestamp,
@@ -76,6 +75,8 @@ struct Daemon {
     heard: usize,
     heard_of_pods: usize,
     underway: Underway,
+    /// For which request a container was stopped, until that is noted.
+    stopped: Option<Arc<Stored>>,
     deed: Option<Deed>,
 }
 
@@ -448,7 +449,6 @@ impl World {
             "metadata": {"namespace": "shop", "name": name, "uid": format!("uid-{}", self.made), "creationTimestamp": created,
                 "labels": {names::RECREATE_POD_UID: self.node.uid, names::RECREATE_NODE: "n", names::RECREATE_ACTIVE: "true"}},
             "spec": spec,
-            "status": {"phase": ""},
         }));
     }
 
@@ -531,20 +531,32 @@ impl World {
             match deed.answer {
                 None => {
                     told!(self, "daemon: the hook of {} is over", deed.container);
-                    self.book.hook_over(&deed.request, &deed.container, self.now);
+                    self.book.hook_over(&deed.request.read.uid, &deed.container, self.now);
                     self.daemon.underway.hook_over(now);
                 }
                 Some(answer) => {
                     told!(self, "daemon: the stop of {} is answered {answer:?}", deed.container);
                     if answer.is_ok() {
-                        self.book.stopped(&deed.request, &deed.container);
+                        self.book.stopped(&deed.request.read.uid, &deed.container);
                     }
                     self.daemon.underway.stop_over(answer, now);
+                    self.daemon.stopped = Some(deed.request);
                 }
             }
         }
-        let pod = self.daemon.pod.clone();
         let copies: Vec<Arc<Stored>> = self.daemon.requests.values().cloned().collect();
+        // CRR-61: one that was completed meanwhile is watched no longer.
+        if let Some(request) = self.daemon.stopped.take()
+            && !copies.iter().any(|known| known.read.uid == request.read.uid)
+        {
+            if rng.as_deref_mut().is_some_and(|rng| rng.u8(..8) == 0) {
+                self.daemon.stopped = Some(request);
+                return Ok(Next::Retry);
+            }
+            self.refresh(&request);
+            return Ok(Next::Look);
+        }
+        let pod = self.daemon.pod.clone();
         let all: Vec<&Request> = copies.iter().map(|stored| &stored.read).collect();
         let choice = (self.decider.choose)(&all, pod.as_ref().map(|pod| &*pod.read.uid), &self.daemon.underway);
         let find = |read: &Request| copies.iter().find(|stored| std::ptr::eq(&raw const stored.read, read)).cloned();
@@ -558,6 +570,7 @@ impl World {
             if self.daemon.deed.is_none() && !all.iter().any(|request| request.is_live()) {
                 // The worker ends.
                 self.daemon.underway = Underway::default();
+                self.daemon.requests.retain(|_, stored| is_active(stored));
             }
             return Ok(Next::Rest(RESYNC));
         };
@@ -604,7 +617,7 @@ impl World {
                     took = pick(rng, &[0, 1, 3, 12, 100]);
                 }
                 let at = self.now + seconds(took.min(limit));
-                self.daemon.deed = Some(Deed { request: request.uid.clone(), container, at, answer: None });
+                self.daemon.deed = Some(Deed { request: Arc::clone(&chosen), container, at, answer: None });
                 Ok(Next::Look)
             }
             Step::Stop { container, id, grace } => {
@@ -613,7 +626,7 @@ impl World {
                 self.permit(request, read, &seen, (&container, &id), Ok(grace))?;
                 self.meanwhile(rng.as_deref_mut())?;
                 let (at, answer) = self.stop(&request.uid, &id, grace, rng)?;
-                self.daemon.deed = Some(Deed { request: request.uid.clone(), container, at, answer: Some(answer) });
+                self.daemon.deed = Some(Deed { request: Arc::clone(&chosen), container, at, answer: Some(answer) });
                 Ok(Next::Look)
             }
         }
