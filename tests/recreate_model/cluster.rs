@@ -43,10 +43,6 @@ pub struct Cluster {
     pub told_of_pods: Vec<Told<StoredPod>>,
 }
 
-pub fn uid(object: &Value) -> &str {
-    object["metadata"]["uid"].as_str().unwrap_or_default()
-}
-
 // === impl Stored ===
 
 impl Stored {

@@ -97,8 +97,11 @@ fn stops_the_new_one_after_a_kill(at: &At<'_>, underway: &mut Underway) -> Step 
 }
 
 fn forgets_that_it_is_killed(at: &At<'_>, underway: &mut Underway) -> Step {
+    let is_there = at.is_intended_there();
     at.with(underway, |request| {
-        forget_intent(request);
+        if !is_there {
+            forget_intent(request);
+        }
         request.status.container_recreate_states.iter_mut().for_each(|state| state.is_killed = false);
     })
 }

@@ -305,7 +305,7 @@ impl Node {
             let state = match started {
                 Some(started) => json!({"running": {"startedAt": started}}),
                 None if waiting.is_empty() => json!({"terminated": {"exitCode": 1}}),
-                None => json!({"waiting": {"reason": waiting}}),
+                None => json!({"waiting": {"reason": waiting, "message": format!("the kubelet says {waiting}")}}),
             };
             json!({"name": kept.name, "containerID": id, "restartCount": restarts, "ready": is_ready, "state": state})
         };

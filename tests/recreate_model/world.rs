@@ -969,10 +969,10 @@ impl World {
 
     fn end(&self) -> Lawful {
         let mut live: Vec<&Request> = self.cluster.requests.values().map(|stored| &stored.read).collect();
-        live.sort_by_key(|request| (request.status.phase != "Recreating", request.created));
+        live.sort_by_key(|request| (request.status.phase != "Recreating", request.created, &request.name));
         let mut is_first = true;
         for request in live {
-            at_rest(request, is_first, &self.node, true)?;
+            at_rest(request, is_first, self.book.has_acted(request), &self.node)?;
             is_first &= request.has_ended();
         }
         let is_live = |name: &str| self.cluster.requests.get(name).is_some_and(|stored| stored.read.is_live());
