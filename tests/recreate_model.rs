@@ -31,8 +31,8 @@ use outrigger::recreate::{Step, Underway, choose, step};
 use laws::{Broken, Law};
 use world::{At, Decider, Script, run};
 
-const SEQUENCES: u64 = 6_000;
-const STEPS: usize = 60;
+const SEQUENCES: u64 = 5_000;
+const STEPS: usize = 48;
 
 /// The code under test.
 const OUTRIGGER: Decider = Decider {
