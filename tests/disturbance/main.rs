@@ -13,8 +13,12 @@ mod harness;
 
 #[path = "../cluster/explain.rs"]
 mod explain;
+#[path = "../cluster/launch.rs"]
+mod launch;
 #[path = "../cluster/manager.rs"]
 mod manager;
+#[path = "../cluster/recreate.rs"]
+mod recreate;
 #[path = "../cluster/rollout.rs"]
 mod rollout;
 
