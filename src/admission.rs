@@ -35,8 +35,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::registration::Cover;
 use crate::gates::Gates;
-use crate::store::Snapshot;
 use crate::store::watch::Interruption;
+use crate::store::{self, Snapshot};
 use crate::telemetry::{Admissions, Metrics};
 use envelope::{Answer, Failure, Named, Outcome};
 use pod::Ambient;
@@ -87,10 +87,6 @@ pub struct Route {
 
 /// Shut until the number is not 0: how many snapshots were published.
 pub type Gate = watch::Receiver<u64>;
-
-/// How long after its watch was interrupted a pod waits to hear of new SidecarSets; afterwards the last state is good
-/// enough, as nobody shall wait for an API server that is away.
-const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// Said to who waited at a gate in vain.
 const SHUT: &str = "outrigger has only just started and does not know every SidecarSet yet: try again in a moment; /readyz says what is missing";
@@ -270,9 +266,9 @@ impl Posted {
     /// Whenever a CRD changes the API server ends the watch for its objects, and takes a second until there can be another. A
     /// pod of that second must not miss the sidecars of a SidecarSet of that second.
     async fn catch_up(&self) {
-        let Some(interruption) = &self.route.interruption else { return };
-        let Some(since) = *interruption.borrow() else { return };
-        let _ = timeout_at(since + CATCH_UP, interruption.clone().wait_for(Option::is_none)).await;
+        if let Some(interruption) = &self.route.interruption {
+            store::watch::caught_up(interruption).await;
+        }
     }
 
     /// A pod can be created before the watch has told of its namespace. It must not miss its sidecar for that: the answer

@@ -53,14 +53,19 @@ const GRACE: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 /// The first and the longest wait between two attempts; jitter is added.
 const DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// A watch that lasted so long was in order, and the next attempt is the first again.
-const STEADY: Duration = Duration::from_secs(5);
+/// A watch that lasted so long was in order, and the next attempt is the first again. An API server whose CRDs change one after
+/// the other ends it every second; each time it is up again at once.
+const STEADY: Duration = Duration::from_millis(500);
 /// A watch that is answered has caught up after so long without an event: what it missed comes first, and at once. That the
 /// version is too old is told in the same way, so the answer alone says nothing.
 const SETTLED: Duration = Duration::from_millis(50);
 /// Attempts that follow at once after an API server has ended a watch: it does so when a CRD changes, and pods made
 /// meanwhile would miss their sidecars.
 const PROMPT: u32 = 3;
+/// How long a pod waits to hear of new SidecarSets while their watch is down, within the time that its webhook has.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// For so long after its last answer an API server is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of an event; etcd takes no object that comes near it.
 const LINE: usize = 32 << 20;
 /// Changes that wait to be taken.
@@ -90,12 +95,20 @@ pub struct Health {
     interrupted: watch::Sender<Interruption>,
 }
 
-/// Since when nothing is heard of changes of SidecarSets; `None` while their watch is up.
-pub type Interruption = Option<tokio::time::Instant>;
+/// The watch for SidecarSets is down: changes are not heard of. It is listed anew again and again, until it is up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interruption {
+    /// Since when; `None` while the watch is up.
+    since: Option<tokio::time::Instant>,
+    /// All that was stored at this time is known.
+    known: Option<tokio::time::Instant>,
+}
 
 /// What the owner of the objects is told.
 enum News {
     Change(Change),
+    /// All there are, as they were at this time or later.
+    Listed(Change, tokio::time::Instant),
     /// This watch is up, and all that changed before was told.
     Current(Kind),
 }
@@ -138,6 +151,29 @@ enum Ended {
     InTime,
     /// What it went on from is too old.
     Expired,
+}
+
+// === impl Interruption ===
+
+impl Interruption {
+    /// Whether all is known that was stored at `time`, or as much as can be had: nobody waits for an API server that has not
+    /// answered for [`PATIENCE`].
+    fn is_over(&self, time: tokio::time::Instant) -> bool {
+        let Some(since) = self.since else { return true };
+        let answered = self.known.map_or(since, |known| known.max(since));
+        self.known.is_some_and(|known| known >= time) || answered.elapsed() >= PATIENCE
+    }
+}
+
+/// Waits until all SidecarSets are known that were there when this is called, unless that takes too long or the API server is
+/// away: afterwards the last state is good enough.
+pub async fn caught_up(interruption: &watch::Receiver<Interruption>) {
+    let now = tokio::time::Instant::now();
+    // The lock must not be held while it waits.
+    let is_over = interruption.borrow().is_over(now);
+    if !is_over {
+        let _ = timeout(CATCH_UP, interruption.clone().wait_for(|interruption| interruption.is_over(now))).await;
+    }
 }
 
 // === impl Feed ===
@@ -234,29 +270,31 @@ struct Owner {
 impl Owner {
     async fn run(mut self, mut changes: mpsc::Receiver<News>) {
         while let Some(news) = changes.recv().await {
-            let mut current = self.hear(news);
+            let mut heard = self.hear(news);
             // What came meanwhile goes into the same snapshot.
             for _ in 0..QUEUE {
                 let Ok(news) = changes.try_recv() else { break };
-                current = self.hear(news).or(current);
+                heard = heard.and(self.hear(news));
             }
             if self.listed.len() == Kind::ALL.len() {
                 self.publish();
             }
-            if current == Some(Kind::SidecarSets) {
-                self.health.resumed();
-            }
+            self.health.caught_up(heard);
             sleep(PAUSE).await;
         }
     }
 
-    /// The watch that is up again, if that was told.
-    fn hear(&mut self, news: News) -> Option<Kind> {
+    fn hear(&mut self, news: News) -> Heard {
         match news {
             News::Change(change) => self.take(change),
-            News::Current(kind) => return Some(kind),
+            News::Listed(change, began) => {
+                let is_sets = matches!(change, Change::All(Kind::SidecarSets, _));
+                self.take(change);
+                return Heard { known: is_sets.then_some(began), is_current: false };
+            }
+            News::Current(kind) => return Heard { known: None, is_current: kind == Kind::SidecarSets },
         }
-        None
+        Heard::default()
     }
 
     fn take(&mut self, change: Change) {
@@ -287,6 +325,23 @@ impl Owner {
             let (sets, broken) = (snapshot.sidecarsets().len(), snapshot.broken().len());
             tracing::info!(sets, broken, "the state of the cluster is known");
         }
+    }
+}
+
+/// What was heard of the watch for SidecarSets.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    /// When the newest list was asked for.
+    known: Option<tokio::time::Instant>,
+    /// Whether it is up again.
+    is_current: bool,
+}
+
+// === impl Heard ===
+
+impl Heard {
+    fn and(self, later: Self) -> Self {
+        Self { known: later.known.or(self.known), is_current: self.is_current || later.is_current }
     }
 }
 
@@ -325,6 +380,10 @@ pub(crate) trait Subject: Send + Sync + 'static {
     }
     /// How a change is told.
     fn change(&self, told: Told<Self::Object>) -> Self::Change;
+    /// How a list is told that was asked for at this time.
+    fn listed(&self, objects: Vec<Self::Object>, _began: tokio::time::Instant) -> Self::Change {
+        self.change(Told::All(objects))
+    }
     /// The API server said something: the watch is up.
     fn heard(&self);
     /// The watch began anew, with a list.
@@ -396,6 +455,9 @@ pub(crate) struct Line {
     watches: WatchParams,
     /// Whether only the metadata of objects are asked for.
     metadata_only: bool,
+    /// Whether a watch that broke begins with a list, which tells at once what was missed; a version that is gone on from does
+    /// so only if the next watch holds.
+    lists_anew: bool,
 }
 
 /// A page of a list.
@@ -446,9 +508,10 @@ impl Part {
             Kind::Revisions => format!("/apis/apps/v1/namespaces/{namespace}/controllerrevisions"),
         };
         let mut source = Source::new(Self { kind, health }, path, client);
-        let Line { lists, watches, metadata_only, .. } = &mut source.line;
+        let Line { lists, watches, metadata_only, lists_anew, .. } = &mut source.line;
         match kind {
-            Kind::SidecarSets => {}
+            // They are few, and what is missed of them costs sidecars.
+            Kind::SidecarSets => *lists_anew = true,
             Kind::Namespaces => *metadata_only = true,
             Kind::Configuration => {
                 let name = format!("metadata.name={}", names::CONFIGURATION);
@@ -480,6 +543,10 @@ impl Subject for Part {
             }
             Told::Current => return News::Current(self.kind),
         })
+    }
+
+    fn listed(&self, objects: Vec<Value>, began: tokio::time::Instant) -> News {
+        News::Listed(Change::All(self.kind, objects), began)
     }
 
     fn heard(&self) {
@@ -529,7 +596,8 @@ impl<S: Subject> Source<S> {
 
     /// Lists and watches, and begins again whatever happens, until nobody takes the changes any more.
     pub(crate) async fn follow(self, changes: mpsc::Sender<S::Change>) {
-        let mut channel = Channel { subject: self.subject, changes, listed: Vec::new() };
+        let began = tokio::time::Instant::now();
+        let mut channel = Channel { subject: self.subject, changes, listed: Vec::new(), began };
         self.line.follow(&mut channel).await;
     }
 }
@@ -540,6 +608,8 @@ struct Channel<S: Subject> {
     changes: mpsc::Sender<S::Change>,
     /// What was listed so far.
     listed: Vec<S::Object>,
+    /// When that began.
+    began: tokio::time::Instant,
 }
 
 // === impl Channel ===
@@ -555,13 +625,18 @@ impl<S: Subject> Sink for Channel<S> {
         let told = match told {
             Raw::Listing => {
                 self.listed.clear();
+                self.began = tokio::time::Instant::now();
                 return Ok(version);
             }
             Raw::Item(raw) => {
                 self.listed.push(self.subject.trim(read(raw)?));
                 return Ok(version);
             }
-            Raw::Listed => Told::All(std::mem::take(&mut self.listed)),
+            Raw::Listed => {
+                let listed = self.subject.listed(std::mem::take(&mut self.listed), self.began);
+                let _ = self.changes.send(listed).await;
+                return Ok(version);
+            }
             Raw::Put(raw) => Told::Put(self.subject.trim(read(raw)?)),
             Raw::Gone(raw) => Told::Gone(read(raw)?),
             Raw::Current => Told::Current,
@@ -598,7 +673,15 @@ impl Line {
     pub(crate) fn new(path: String, client: Client) -> Self {
         let lists = ListParams::default().limit(PAGE);
         let watches = WatchParams::default().timeout(RENEWAL);
-        Self { client, request: Request::new(path.clone()), path, lists, watches, metadata_only: false }
+        Self {
+            client,
+            request: Request::new(path.clone()),
+            path,
+            lists,
+            watches,
+            metadata_only: false,
+            lists_anew: false,
+        }
     }
 
     /// Lists and watches, and begins again whatever happens, until nobody is there to be told. May be dropped anywhere.
@@ -618,7 +701,7 @@ impl Line {
             match ended {
                 Ok(Ended::InTime) if was_steady => continue,
                 Ok(ended) => {
-                    if matches!(ended, Ended::Expired) {
+                    if self.lists_anew || matches!(ended, Ended::Expired) {
                         version = None;
                         sink.restarted();
                     }
@@ -630,7 +713,7 @@ impl Line {
                 Err(trouble) => {
                     // Who cannot be reached has said nothing about the version. Whoever answers otherwise may mean it:
                     // after a restore of its data, a version can be one of the future.
-                    if !matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow) {
+                    if self.lists_anew || !matches!(trouble, Trouble::Unreachable(_) | Trouble::Slow) {
                         version = None;
                     }
                     sink.lost(&trouble);
@@ -840,6 +923,7 @@ fn delays() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(first)
         .with_max_delay(longest)
+        .with_factor(1.3)
         .with_jitter()
         .without_max_times()
         .build()
@@ -919,23 +1003,31 @@ impl Health {
         self.state().synced = true;
     }
 
-    /// Since when the watch for SidecarSets is down, if it is.
+    /// How the watch for SidecarSets is doing; see [`caught_up`].
     pub fn interruption(&self) -> watch::Receiver<Interruption> {
         self.interrupted.subscribe()
     }
 
     fn interrupted(&self, kind: Kind) {
         if kind == Kind::SidecarSets {
-            self.interrupted.send_if_modified(|since| {
-                let is_news = since.is_none();
-                since.get_or_insert_with(tokio::time::Instant::now);
+            self.interrupted.send_if_modified(|interruption| {
+                let is_news = interruption.since.is_none();
+                interruption.since.get_or_insert_with(tokio::time::Instant::now);
                 is_news
             });
         }
     }
 
-    fn resumed(&self) {
-        self.interrupted.send_if_modified(|since| since.take().is_some());
+    /// What was heard is published.
+    fn caught_up(&self, heard: Heard) {
+        self.interrupted.send_if_modified(|interruption| {
+            let before = *interruption;
+            interruption.known = heard.known.or(interruption.known);
+            if heard.is_current {
+                interruption.since = None;
+            }
+            *interruption != before
+        });
     }
 
     fn restarted(&self, kind: Kind) {
@@ -1080,7 +1172,7 @@ mod tests {
         ]);
         let told = Mutex::new(Vec::new());
         let seen = |snapshot: &Snapshot, health: &Health| {
-            let interrupted = health.interruption().borrow().is_some();
+            let interrupted = health.interruption().borrow().since.is_some();
             told.lock().unwrap().push((interrupted, names(snapshot).len()));
             !interrupted && names(snapshot) == ["mesh"]
         };

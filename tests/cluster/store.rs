@@ -13,11 +13,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use outrigger::store::watch::{Feed, Health};
+use outrigger::store::watch::{Feed, Health, Interruption, caught_up};
 use outrigger::store::{Effect, Snapshot};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::harness::{Cluster, Namespace, PATIENCE, Parts, Stop, Test, tests, until};
@@ -27,22 +28,28 @@ const OPERATOR: &str = "kruise-system";
 const SOON: Duration = Duration::from_secs(1);
 
 pub fn tests() -> Vec<Test> {
-    tests![a_feed_waits_for_the_crd_and_then_knows_every_change, a_feed_goes_on_when_the_api_server_is_killed]
+    tests![
+        a_feed_waits_for_the_crd_and_then_knows_every_change,
+        a_feed_goes_on_when_the_api_server_is_killed,
+        who_waits_until_a_feed_has_caught_up_knows_what_was_stored_before_though_crds_change,
+    ]
 }
 
 /// A feed that runs.
 struct Running {
     snapshots: Arc<ArcSwap<Snapshot>>,
     health: Arc<Health>,
+    interruption: watch::Receiver<Interruption>,
     _stop: DropGuard,
 }
 
 fn run(client: Client) -> Running {
     let feed = Feed::new(client, OPERATOR);
     let (snapshots, health) = (feed.snapshots(), feed.health());
+    let interruption = health.interruption();
     let shutdown = CancellationToken::new();
     tokio::spawn(feed.run(shutdown.clone()));
-    Running { snapshots, health, _stop: shutdown.drop_guard() }
+    Running { snapshots, health, interruption, _stop: shutdown.drop_guard() }
 }
 
 impl Running {
@@ -225,5 +232,53 @@ async fn a_feed_goes_on_when_the_api_server_is_killed(_: &Cluster, _: &Namespace
         let is_fresh = async || Ok(feed.health.age().is_some_and(|age| age < young));
         until("all watches are up again", patience, is_fresh).await?;
     }
+    Ok(())
+}
+
+/// Whenever a CRD changes the API server ends the watch for its objects, and answers for a while that it is not ready. Two
+/// replicas that come up, or rotate a CA, change each of them several times.
+#[expect(clippy::print_stdout, reason = "figures to look at")]
+async fn who_waits_until_a_feed_has_caught_up_knows_what_was_stored_before_though_crds_change(
+    _: &Cluster,
+    _: &Namespace,
+) -> Result<()> {
+    const ROUNDS: usize = 75;
+    let cluster = Cluster::start(Parts::ApiServer).await?;
+    let client = cluster.client();
+    install_crd(&client).await?;
+    let feed = run(client.clone());
+    until("all is known", PATIENCE, async || Ok(feed.health.is_synced())).await?;
+
+    let crds = Api::<CustomResourceDefinition>::all(client.clone());
+    let busy = tokio::spawn(async move {
+        for round in 0_u32.. {
+            let schema = json!({"openAPIV3Schema": {
+                "type": "object", "description": format!("{round}"), "x-kubernetes-preserve-unknown-fields": true,
+            }});
+            let change = json!({"spec": {"versions": [
+                {"name": "v1beta1", "served": true, "storage": true, "schema": schema},
+            ]}});
+            let _ = crds.patch("sidecarsets.apps.kruise.io", &PatchParams::default(), &Patch::Merge(change)).await;
+            sleep(Duration::from_millis(500 + u64::from(round % 7) * 400)).await;
+        }
+    });
+    let (mut missed, mut waited) = (Vec::new(), Duration::ZERO);
+    for round in 2..ROUNDS + 2 {
+        let wanted = format!("mesh:{round}");
+        // It is refused now and then.
+        until("the change is stored", PATIENCE, async || Ok(put(&client, mesh(&wanted)).await.is_ok())).await?;
+        // As late as every watch may be.
+        sleep(Duration::from_millis(100)).await;
+        let began = Instant::now();
+        caught_up(&feed.interruption).await;
+        waited = waited.max(began.elapsed());
+        if feed.image().as_ref() != Some(&wanted) {
+            missed.push((round, began.elapsed()));
+        }
+        sleep(Duration::from_millis(u64::try_from(round)? * 37 % 200)).await;
+    }
+    busy.abort();
+    println!("{ROUNDS} changes; the longest wait took {} ms", waited.as_millis());
+    ensure!(missed.is_empty(), "these were not known: {missed:?}");
     Ok(())
 }
