@@ -19,6 +19,7 @@ use outrigger::api::names;
 use outrigger::cluster::registration::Cover;
 use outrigger::gates::Gates;
 use outrigger::store::Objects;
+use outrigger::store::watch::Interruption;
 use outrigger::telemetry::Metrics;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -74,7 +75,7 @@ async fn post(server: Server, gates: Gates, body: String) -> (StatusCode, Value)
     let kinds = Kinds {
         cover: Cover::of_all_pods(),
         gate: tokio::sync::watch::channel(1).1,
-        interruption: tokio::sync::watch::channel(None).1,
+        interruption: tokio::sync::watch::channel(Interruption::default()).1,
         client: server.client(),
         gates,
     };

@@ -849,7 +849,7 @@ fn pod_in(namespace: &str) -> Value {
 
 /// The watch for SidecarSets is up.
 fn heard() -> tokio::sync::watch::Receiver<Interruption> {
-    tokio::sync::watch::channel(None).1
+    tokio::sync::watch::channel(Interruption::default()).1
 }
 
 /// With a set for the namespaces of a team.
@@ -906,7 +906,8 @@ async fn a_pod_whose_namespace_stays_unknown_is_refused_rather_than_missed_match
 async fn asked_during_an_interruption(age: Duration, change: impl FnOnce(&ArcSwap<Snapshot>, &Heard)) -> Value {
     let snapshot = Arc::new(ArcSwap::from_pointee(Objects::in_cluster(names::DEFAULT_NAMESPACE).snapshot().unwrap()));
     let (_published, gate) = tokio::sync::watch::channel(1);
-    let (heard, interruption) = tokio::sync::watch::channel(Some(tokio::time::Instant::now() - age));
+    let interruption = Interruption { since: Some(tokio::time::Instant::now() - age), known: None };
+    let (heard, interruption) = tokio::sync::watch::channel(interruption);
     let kinds =
         Some(Kinds { cover: Cover::of_all_pods(), gate, interruption, client: nobody(), gates: Gates::default() });
     let app = serve(routes(Sources { snapshot: Arc::clone(&snapshot), kinds, ambient }));
@@ -922,7 +923,13 @@ fn a_set_appears(snapshot: &ArcSwap<Snapshot>, heard: &Heard) {
     let mut objects = for_a_team();
     objects.apply_namespace(&json!({"metadata": {"name": "new", "labels": {"team": "a"}}})).unwrap();
     snapshot.store(Arc::new(objects.snapshot().unwrap()));
-    heard.send_replace(None);
+    heard.send_modify(|interruption| interruption.since = None);
+}
+
+/// A list that was asked for just now; the watch after it is not up yet.
+fn a_set_is_listed(snapshot: &ArcSwap<Snapshot>, heard: &Heard) {
+    a_set_appears(snapshot, &tokio::sync::watch::channel(Interruption::default()).0);
+    heard.send_modify(|interruption| interruption.known = Some(tokio::time::Instant::now()));
 }
 
 #[tokio::test]
@@ -932,7 +939,26 @@ async fn a_pod_waits_while_the_watch_for_sidecarsets_is_interrupted() {
 }
 
 #[tokio::test]
-async fn a_pod_is_answered_by_the_last_state_when_the_api_server_stays_away() {
-    let answer = asked_during_an_interruption(Duration::from_secs(3), |_, _| {}).await;
+async fn a_pod_waits_no_longer_than_for_a_list_that_was_asked_for_after_it_came() {
+    let answer = asked_during_an_interruption(Duration::from_secs(1), a_set_is_listed).await;
+    assert_eq!(answer["response"]["patchType"], "JSONPatch", "{answer}");
+}
+
+#[tokio::test]
+async fn a_list_from_before_the_pod_came_is_not_enough() {
+    let early = |snapshot: &ArcSwap<Snapshot>, heard: &Heard| {
+        let before = tokio::time::Instant::now() - Duration::from_millis(200);
+        heard.send_modify(|interruption| interruption.known = Some(before));
+        a_set_appears(snapshot, heard);
+    };
+    let answer = asked_during_an_interruption(Duration::from_secs(1), early).await;
+    assert_eq!(answer["response"]["patchType"], "JSONPatch", "{answer}");
+}
+
+#[tokio::test]
+async fn a_pod_is_answered_at_once_by_the_last_state_when_the_api_server_stays_away() {
+    let began = tokio::time::Instant::now();
+    let answer = asked_during_an_interruption(Duration::from_secs(6), |_, _| {}).await;
     assert_eq!(answer["response"]["allowed"], true, "{answer}");
+    assert!(began.elapsed() < Duration::from_secs(1), "it does not wait");
 }

@@ -99,9 +99,9 @@ pub struct Health {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interruption {
     /// Since when; `None` while the watch is up.
-    since: Option<tokio::time::Instant>,
+    pub since: Option<tokio::time::Instant>,
     /// All that was stored at this time is known.
-    known: Option<tokio::time::Instant>,
+    pub known: Option<tokio::time::Instant>,
 }
 
 /// What the owner of the objects is told.
