@@ -94,10 +94,10 @@ pub fn step(
         return REST;
     }
     if !request.is_live() {
-        return late(request, instances, underway);
+        return late(request, pod, instances, underway, now);
     }
     // The manager completes requests whose pod has gone (CRR-13).
-    let Some(pod) = pod.filter(|pod| pod.uid == request.pod_uid && !pod.is_going_away) else { return REST };
+    let Some(pod) = pod.filter(|pod| stays(pod, request)) else { return REST };
 
     let mut change = Change::default();
     if request.status.phase != RECREATING {
@@ -162,24 +162,53 @@ pub fn step(
 
 /// CRR-61, CRR-63: a request was completed or is deleted while its hook or stop ran. A container whose hook has run is
 /// stopped, and what came of it is written; nothing else. WEAK-15: the phase stays.
-fn late(request: &Request, instances: &[Instance], underway: &mut Underway) -> Step {
+fn late(request: &Request, pod: Option<&Pod>, instances: &[Instance], underway: &mut Underway, now: Timestamp) -> Step {
+    const REST: Step = Step::Rest { wake: None };
     let left = underway.stop.clone().filter(|_| underway.is_left(request));
-    let Some(stop) = left else { return Step::Rest { wake: None } };
-    if let Stage::HookOver { took } = stop.stage {
-        underway.enter(Stage::StopRuns { attempt: 1 });
+    let Some(stop) = left else { return REST };
+    let newest = instances.iter().find(|instance| instance.name == stop.container);
+    let is_over = stop.instance.is_over(newest);
+    let next = match &stop.stage {
+        Stage::HookOver { took } if !is_over => Some((1, *took)),
+        Stage::NotStopped { attempt, .. } if !is_over && stop.failed().is_none() => {
+            Some((attempt + 1, SignedDuration::from_secs(grace(request))))
+        }
+        _ => None,
+    };
+    if let Some((attempt, took)) = next {
+        if !pod.is_some_and(|pod| stays(pod, request)) {
+            // The kubelet ends all of its containers.
+            underway.stop = None;
+            return REST;
+        }
+        if let Some(pause) = stop.pause(now) {
+            return Step::Rest { wake: Some(pause) };
+        }
+        underway.enter(Stage::StopRuns { attempt });
         return Step::Stop { grace: rest_of(grace(request), took), container: stop.container, id: stop.instance.id };
     }
-    let newest = instances.iter().find(|instance| instance.name == stop.container);
+    if matches!(stop.stage, Stage::HookOver { .. }) {
+        // It has ended by itself meanwhile.
+        underway.enter(Stage::Stopped);
+        if !underway.is_left(request) {
+            return REST;
+        }
+    }
     let mut states = request.status.container_recreate_states.clone();
     for state in states.iter_mut().filter(|state| state.name == stop.container) {
         match &stop.stage {
-            Stage::NotStopped { error, .. } if !stop.is_done(newest) => {
+            Stage::NotStopped { error, .. } if !is_over => {
                 (state.phase, state.message) = (FAILED.to_owned(), not_stopped(error));
             }
             _ => (state.is_killed, state.phase, state.message) = (true, RECREATING.to_owned(), String::new()),
         }
     }
     Step::Write(Change { states: Some(states), intent: After::None, ..Change::default() }.patch(request))
+}
+
+/// Whether it is the pod that is meant, and is there to stay.
+fn stays(pod: &Pod, request: &Request) -> bool {
+    pod.uid == request.pod_uid && !pod.is_going_away
 }
 
 // === one look ===

@@ -87,13 +87,15 @@ impl Underway {
     /// Whether there is something left to do for a request that is over: the stop after its hook, or a note of what came of
     /// it.
     pub(super) fn is_left(&self, request: &Request) -> bool {
-        self.stop.as_ref().filter(|stop| stop.request == request.uid).is_some_and(|stop| match stop.stage {
-            Stage::HookOver { .. } => true,
-            Stage::Stopped | Stage::NotStopped { .. } => {
-                let mut states = request.status.container_recreate_states.iter();
-                states.any(|state| state.name == stop.container && !state.is_killed && !super::step::is_terminal(state))
+        self.stop.as_ref().filter(|stop| stop.request == request.uid).is_some_and(|stop| {
+            let mut states = request.status.container_recreate_states.iter();
+            let state = states.find(|state| state.name == stop.container);
+            let is_noted = state.map(|state| state.is_killed || super::step::is_terminal(state));
+            match stop.stage {
+                Stage::HookOver { .. } => is_noted != Some(true),
+                Stage::Stopped | Stage::NotStopped { .. } => is_noted == Some(false),
+                _ => false,
             }
-            _ => false,
         })
     }
 
