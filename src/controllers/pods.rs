@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::watch::{Line, Raw, Sink, Trouble};
 
+/// Pods in one page of a list: about a MiB of text.
+const PAGE: u32 = 100;
 /// How long it waits after a crash of its own.
 const RECOVERY: Duration = Duration::from_secs(1);
 
@@ -196,7 +198,7 @@ impl Hub {
         loop {
             // A task of its own, since a listener could crash. It ends with the set.
             let mut watching = JoinSet::new();
-            let line = Line::new("/api/v1/pods".to_owned(), client.clone());
+            let line = Line::new("/api/v1/pods".to_owned(), client.clone()).paged(PAGE);
             let mut teller =
                 Teller { listeners: Arc::clone(&listeners), metrics: metrics.clone(), is_down: Arc::clone(&is_down) };
             watching.spawn(async move { line.follow(&mut teller).await });

@@ -590,7 +590,7 @@ impl<S: Subject> Source<S> {
 
     /// Lists in pages of this length, for who has little memory.
     pub(crate) fn paged(mut self, length: u32) -> Self {
-        self.line.lists.limit = Some(length);
+        self.line = self.line.paged(length);
         self
     }
 
@@ -682,6 +682,12 @@ impl Line {
             metadata_only: false,
             lists_anew: false,
         }
+    }
+
+    /// Lists in pages of this length: what is read at a time, and takes memory.
+    pub(crate) fn paged(mut self, length: u32) -> Self {
+        self.lists.limit = Some(length);
+        self
     }
 
     /// Lists and watches, and begins again whatever happens, until nobody is there to be told. May be dropped anywhere.
