@@ -283,7 +283,7 @@ async fn kill_a_replica(cluster: &Cluster) -> Result<()> {
     let replicas = replicas.list(&ListParams::default().labels("app.kubernetes.io/component=manager")).await?;
     let replica = replicas.items.iter().find(|pod| is_ready(pod)).context("no replica is ready")?;
     let statuses = replica.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    let id = statuses.filter_map(|status| status.container_id.as_deref()).next().context("it has no container")?;
+    let id = { statuses }.find_map(|status| status.container_id.as_deref()).context("it has no container")?;
     let id = id.strip_prefix("containerd://").unwrap_or(id);
     let mut ctr = Command::new("ctr");
     ctr.arg("--address").arg(cluster.containerd().await?).args(["-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", id]);

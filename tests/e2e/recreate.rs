@@ -91,9 +91,9 @@ pub async fn ended(ns: &Namespace, name: &str) -> Result<Value> {
 
 /// That all containers of it were restarted and there is nothing to say about that.
 pub fn succeeded(status: &Value, containers: &[&str]) -> Result<()> {
-    let states: Vec<Value> =
+    let wanted: Vec<Value> =
         containers.iter().map(|name| json!({"name": name, "phase": "Succeeded", "isKilled": true})).collect();
-    ensure!(status["containerRecreateStates"] == json!(states), "{status:#}");
+    ensure!(status["containerRecreateStates"] == json!(wanted), "{status:#}");
     ensure!(status["message"].is_null() && status["completionTime"].is_string(), "{status:#}");
     ensure!(status["conditions"].as_array().is_none_or(|all| all.iter().all(|it| it["type"] != "ContainerStopping")));
     Ok(())
@@ -179,8 +179,8 @@ async fn an_ordered_request_waits_for_post_start_and_min_started_crr_47(
     cluster: &Cluster,
     ns: &Namespace,
 ) -> Result<()> {
-    installed(cluster).await?;
     const MIN_STARTED: f64 = 6.0;
+    installed(cluster).await?;
     run(ns, slow_to_start()).await?;
     done(ns, "ordered", &["app", "sidecar"], &json!({"strategy": {"orderedRecreate": true}})).await?;
     let all = instances(cluster, &get(ns).await?).await?;
@@ -527,12 +527,12 @@ async fn both_versions_are_written_and_read_crr_70_crr_71(cluster: &Cluster, ns:
 
         let old = requests(ns, "v1alpha1").get(&object.name_any()).await?;
         let annotation = |name: &str| old.annotations().get(&format!("crr.apps.kruise.io/{name}")).cloned();
-        let statuses = annotation("sync-container-statuses").context("no statuses in v1alpha1")?;
-        ensure!(serde_json::from_str::<Value>(&statuses)? == snapshot, "{statuses}");
+        let noted = annotation("sync-container-statuses").context("no statuses in v1alpha1")?;
+        ensure!(serde_json::from_str::<Value>(&noted)? == snapshot, "{noted}");
         let since = annotation("unready-acquired").context("no time in v1alpha1")?;
         ensure!(json!(since) == status["conditions"][0]["lastTransitionTime"], "{since}");
-        let (phase, states) = (&old.data["status"]["phase"], &old.data["status"]["containerRecreateStates"]);
-        ensure!(phase == "Completed" && *states == status["containerRecreateStates"], "{:#}", old.data);
+        let (phase, recreated) = (&old.data["status"]["phase"], &old.data["status"]["containerRecreateStates"]);
+        ensure!(phase == "Completed" && *recreated == status["containerRecreateStates"], "{:#}", old.data);
         ensure!(old.data["spec"]["containers"] == new.data["spec"]["containers"], "{:#}", old.data);
     }
     Ok(())

@@ -265,9 +265,10 @@ async fn an_image_reaches_the_pods_within_partition_and_budget(cluster: &Cluster
     let updated = with_image(&after, "agent", "sidecar:2");
     ensure!(updated.len() == 2, "half of 4 is kept: {updated:?}");
     for (name, pod) in &after {
-        match updated.contains(name) {
-            true => only_restarted(&before[name], pod, "agent", "sidecar:2").context(name.clone())?,
-            false => untouched(&before[name], pod).context(name.clone())?,
+        if updated.contains(name) {
+            only_restarted(&before[name], pod, "agent", "sidecar:2").context(name.clone())?;
+        } else {
+            untouched(&before[name], pod).context(name.clone())?;
         }
     }
 

@@ -58,7 +58,7 @@ async fn two_hundred_requests_back_to_back_and_at_once_all_end_well_while_the_da
 ) -> Result<()> {
     installed(cluster).await?;
     let restarts = restarts(cluster).await?;
-    storm(cluster, ns, kill_again_and_again(cluster)).await?;
+    Box::pin(storm(cluster, ns, kill_again_and_again(cluster))).await?;
     let after = self::restarts(cluster).await?;
     println!("the daemon was started again {} times", after - restarts);
     ensure!(usize::try_from(after - restarts)? >= KILLS, "it was started again {} times only", after - restarts);

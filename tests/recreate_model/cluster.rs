@@ -55,7 +55,7 @@ impl Stored {
     /// it is, and is the same.
     fn next(&self, json: Value) -> Arc<Self> {
         let (metadata, mut read) = (&json["metadata"], self.read.clone());
-        read.version = metadata["resourceVersion"].as_str().unwrap().to_owned();
+        metadata["resourceVersion"].as_str().unwrap().clone_into(&mut read.version);
         if json["status"] != self.json["status"] {
             read.status = serde_json::from_value(json["status"].clone()).unwrap();
         }

@@ -276,7 +276,8 @@ fn never_comes_to_rest(at: &At<'_>, underway: &mut Underway) -> Step {
             let Some(last) = states.last_mut().filter(|last| last.phase == "Recreating") else {
                 return Step::Rest { wake: None };
             };
-            last.message = if last.message == "tick" { "tock" } else { "tick" }.to_owned();
+            let word = if last.message == "tick" { "tock" } else { "tick" };
+            word.clone_into(&mut last.message);
             Step::Write(at.request.status_patch(json!({"containerRecreateStates": states})))
         }
         step => step,

@@ -192,21 +192,18 @@ impl Node {
             restart_count: kept.restarts,
             ..Instance::default()
         };
-        match before.filter(|_| self.in_place) {
-            Some(at) => {
-                let old = &mut self.reals[at];
-                old.is_gone = true;
-                (instance.id, instance.created_at) = (old.instance.id.clone(), old.instance.created_at);
-            }
-            None => {
-                self.ids += 1;
-                instance.id = format!("{name}-{}", self.ids);
-                // One dead instance is kept.
-                let pod_uid = &self.uid;
-                let dead = self.reals.iter_mut().rev();
-                let dead = dead.filter(|real| real.pod_uid == *pod_uid && real.instance.name == name && !real.is_gone);
-                dead.skip(1).for_each(|real| real.is_gone = true);
-            }
+        if let Some(at) = before.filter(|_| self.in_place) {
+            let old = &mut self.reals[at];
+            old.is_gone = true;
+            (instance.id, instance.created_at) = (old.instance.id.clone(), old.instance.created_at);
+        } else {
+            self.ids += 1;
+            instance.id = format!("{name}-{}", self.ids);
+            // One dead instance is kept.
+            let pod_uid = &self.uid;
+            let dead = self.reals.iter_mut().rev();
+            let dead = dead.filter(|real| real.pod_uid == *pod_uid && real.instance.name == name && !real.is_gone);
+            dead.skip(1).for_each(|real| real.is_gone = true);
         }
         let pod_uid = self.uid.clone();
         self.reals.push(Real { pod_uid, instance, over: None, is_gone: false, began: now, was_ready: false });

@@ -88,10 +88,14 @@ enum Next {
     Retry,
 }
 
+/// A pod, or that there is none.
+type MaybePod = Option<Arc<StoredPod>>;
+
 /// A look of the manager at one request.
 struct Look {
     request: Arc<Stored>,
-    pod: Option<Option<Arc<StoredPod>>>,
+    /// What was read of the pod, once it was.
+    pod: Option<MaybePod>,
     is_blocked: bool,
     is_released: bool,
 }
@@ -189,7 +193,7 @@ impl World {
             told!(self, "-- step {step}");
             self.step(&mut rng)?;
         }
-        self.settle(script.seed % 3 == 0)
+        self.settle(script.seed.is_multiple_of(3))
     }
 
     // === what happens ===
@@ -403,11 +407,11 @@ impl World {
         if self.is_pod_going() || self.cluster.requests.len() >= REQUESTS {
             return;
         }
-        let mut named: Vec<&Kept> = self.node.containers.iter().collect();
-        rng.shuffle(&mut named);
-        named.truncate(rng.usize(1..=named.len()));
+        let mut wanted: Vec<&Kept> = self.node.containers.iter().collect();
+        rng.shuffle(&mut wanted);
+        wanted.truncate(rng.usize(1..=wanted.len()));
         let is_odd = rng.u8(..60) == 0;
-        let containers: Option<Vec<Value>> = named
+        let containers: Option<Vec<Value>> = wanted
             .iter()
             .map(|kept| {
                 let (id, restarts) = self.node.identity(kept.name)?;
@@ -525,6 +529,7 @@ impl World {
     }
 
     /// Takes note of what ended, then looks, decides and does one thing, as `daemon::worker` does.
+    #[expect(clippy::too_many_lines, reason = "one turn, top to bottom, as the real one is read")]
     fn turn(&mut self, mut rng: Option<&mut Rng>) -> Result<Next, Broken> {
         if let Some(deed) = self.daemon.deed.take_if(|deed| deed.at <= self.now) {
             let now = self.node.clock(self.now);
@@ -739,7 +744,7 @@ impl World {
                 } else if draw == 5 {
                     self.late.push((name.clone(), patch.clone()));
                 }
-                if rng.is_none_or(|rng| rng.bool()) {
+                if rng.is_none_or(Rng::bool) {
                     self.refresh(request);
                 }
                 Ok(Next::Retry)
@@ -845,7 +850,7 @@ impl World {
             is_released: look.is_released,
             known_for: Duration::try_from(self.now.duration_since(since)).unwrap_or_default(),
             now: self.now + self.skews[1],
-            patience: Patience { response: Duration::from_secs(60), poll: Duration::from_secs(3), default_ttl: None },
+            patience: Patience { response: Duration::from_mins(1), poll: Duration::from_secs(3), default_ttl: None },
         });
         let is_status = matches!(step, Manage::Complete(..) | Manage::Snapshot(_) | Manage::Drain(_));
         let is_here = self.cluster.pod.as_ref().is_some_and(|pod| pod.read.uid == *pod_uid && pod.has_gate);
