@@ -42,6 +42,8 @@ pub struct Status {
     pub waiting: String,
     /// The same in a sentence: which image, which exit, how long. Cut to what people read.
     pub details: String,
+    /// How instances ended that the kubelet still tells of, the newest first: `runtime://id` and words for people.
+    pub ends: Vec<(String, String)>,
 }
 
 // === impl Pod ===
@@ -93,6 +95,19 @@ impl Status {
             is_ready: status["ready"] == true,
             waiting: text(&status["state"]["waiting"]["reason"]),
             details: status["state"]["waiting"]["message"].as_str().unwrap_or_default().chars().take(DETAILS).collect(),
+            ends: [&status["state"], &status["lastState"]].into_iter().filter_map(end).collect(),
         }
     }
+}
+
+/// Which instance ended, and how.
+fn end(state: &Value) -> Option<(String, String)> {
+    let terminated = state["terminated"].as_object()?;
+    let code = terminated.get("exitCode")?.as_i64()?;
+    let id = terminated.get("containerID")?.as_str()?;
+    let reason = match terminated.get("reason").and_then(Value::as_str).unwrap_or_default() {
+        "" | "Error" | "Completed" => String::new(),
+        reason => format!(" ({})", reason.chars().take(DETAILS).collect::<String>()),
+    };
+    Some((id.to_owned(), format!("exit code {code}{reason}")))
 }

@@ -334,12 +334,19 @@ impl<'a> Look<'a> {
                     // CRR-48: also when somebody else has ended the old one.
                     Health::Good => (RecreateState { is_killed: true, ..state(SUCCEEDED, String::new()) }, None),
                     Health::In(wait) => (state(RECREATING, String::new()), Some(wait)),
-                    Health::Waits(why, wait) => (state(RECREATING, why.unwrap_or_default()), wait),
+                    Health::Waits(why, wait) => {
+                        // WEAK-9: one that crashes at once is seen running now and then.
+                        let crash = self.end(container).map(|end| format!("the new container has ended with {end}"));
+                        (state(RECREATING, crash.or(why).unwrap_or_default()), wait)
+                    }
                 };
             }
         }
         // WEAK-9: a new one does not come, and it is said why.
-        let reason = self.reason(name);
+        let reason = match (self.reason(name), self.end(container)) {
+            (reason, Some(end)) if reason.is_empty() => format!(": it has ended with {end}"),
+            (reason, _) => reason,
+        };
         let policy = self.pod.container(name).map_or("", |container| &container.restart_policy);
         let message = match (reason.as_str(), policy) {
             ("", "Never" | "OnFailure") => {
@@ -428,6 +435,13 @@ impl<'a> Look<'a> {
             },
             None => String::new(),
         }
+    }
+
+    /// How an instance ended that came after the one that was to be restarted.
+    fn end(&self, container: &RecreateContainer) -> Option<&'a str> {
+        let old = container.status_context.as_ref().map_or("", |context| &context.container_id);
+        let status = self.pod.container(&container.name).and_then(|container| container.status.as_ref())?;
+        status.ends.iter().find(|(id, _)| id != old).map(|(_, end)| end.as_str())
     }
 
     /// CRR-51, CRR-54, CRR-55: the hook, then the stop, of an instance whose end was announced.

@@ -445,6 +445,31 @@ fn why_a_container_does_not_come_back_is_told_weak_9() {
     assert!(world.message("web").contains("not ready"));
 }
 
+#[test]
+fn a_new_container_that_crashes_is_told_of_whether_it_waits_or_runs_weak_9() {
+    let mut world = world(json!({}));
+    world.go();
+    world.go();
+    world.stopped("web");
+    world.go();
+    world.go();
+    world.stopped("log");
+    let ended = |id: &str, reason: &str| json!({"terminated": {"exitCode": 1, "reason": reason, "containerID": id}});
+    world.status("web")["state"] = ended("containerd://w0", "Error");
+    world.go();
+    assert_eq!(world.message("web"), "", "that the old one has ended is as it should be");
+    world.restarted("web", "w1", false);
+    world.exits("web");
+    world.status("web")["state"] = ended("containerd://w1", "OOMKilled");
+    world.go();
+    let told = "the new container does not start: it has ended with exit code 1 (OOMKilled), after 1 restarts";
+    assert_eq!(world.message("web"), told);
+    world.restarted("web", "w2", false);
+    world.status("web")["lastState"] = ended("containerd://w1", "Error");
+    world.go();
+    assert_eq!(world.message("web"), "the new container has ended with exit code 1");
+}
+
 #[rstest]
 #[case::of_the_pod(json!("Never"), json!(null), true)]
 #[case::of_the_container(json!("Always"), json!("OnFailure"), true)]
