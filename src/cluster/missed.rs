@@ -9,14 +9,14 @@ pub mod ledger;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use k8s_openapi::api::events::v1::Event as KubeEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams, PostParams};
@@ -26,7 +26,11 @@ use kube::{Client, Error};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +40,7 @@ use crate::sidecarset::audit::{
     self, Away, CONFIGURATION, Finding, LiveNamespace, LivePod, LiveSet, LiveSets, Registration, audit,
 };
 use crate::sidecarset::select;
+use crate::store::watch::{Line, Raw, Sink, Trouble};
 use crate::telemetry::chain;
 
 /// Owner of the condition's fields.
@@ -45,7 +50,11 @@ const CONTROLLER: &str = "outrigger.io/missed";
 /// Events about objects without a namespace live here.
 const EVENTS_NAMESPACE: &str = "default";
 /// Objects of one page of a list.
-const PAGE: u32 = 500;
+const PAGE: u32 = 100;
+/// Finished pods have no use for a sidecar.
+const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
+/// Pods that wait to be judged.
+const QUEUE: usize = 16;
 /// No single request may take longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Conditions that are written in one go.
@@ -131,7 +140,33 @@ struct Known {
     event_after: Option<Instant>,
 }
 
-type Pods = Pin<Box<dyn Stream<Item = watcher::Result<Event<PartialObjectMeta<Pod>>>> + Send>>;
+/// A watch of the metadata of pods. Object by object, since with all that was managed in them they are large when read.
+struct Pods {
+    news: mpsc::Receiver<PodNews>,
+    /// Ends with this.
+    _task: JoinSet<()>,
+}
+
+enum PodNews {
+    Listing,
+    /// One, as the API server's JSON.
+    Put(Box<str>),
+    Gone(Box<str>),
+    Listed,
+}
+
+/// What tells of pods.
+struct PodTeller {
+    news: mpsc::Sender<PodNews>,
+    is_down: AtomicBool,
+}
+
+/// A pod, without what it is and how it does.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PodMetadata {
+    metadata: ObjectMeta,
+}
 
 /// Runs until `shutdown`. Errors are logged and tried again, for ever.
 pub async fn run(client: Client, settings: Settings, gauges: Gauges, shutdown: CancellationToken) {
@@ -192,6 +227,72 @@ impl Gauges {
     }
 }
 
+// === impl Pods ===
+
+impl Pods {
+    /// Nothing is told.
+    fn none() -> Self {
+        // Closed, so that nobody waits for it.
+        Self { news: mpsc::channel(1).1, _task: JoinSet::new() }
+    }
+
+    fn watch(client: Client) -> Self {
+        let (sender, news) = mpsc::channel(QUEUE);
+        let mut teller = PodTeller { news: sender, is_down: AtomicBool::new(false) };
+        let line = Line::new("/api/v1/pods".to_owned(), client).having(RUNNING).paged(PAGE).of_metadata();
+        let mut task = JoinSet::new();
+        task.spawn(async move { line.follow(&mut teller).await });
+        Self { news, _task: task }
+    }
+}
+
+// === impl PodTeller ===
+
+impl Sink for PodTeller {
+    async fn take(&mut self, told: Raw<'_>) -> Result<String, serde_json::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Version {
+            resource_version: String,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Versioned {
+            metadata: Version,
+        }
+        let mut version = String::new();
+        let mut copy = |raw: &RawValue| {
+            version = serde_json::from_str::<Versioned>(raw.get()).unwrap_or_default().metadata.resource_version;
+            raw.get().into()
+        };
+        let news = match told {
+            Raw::Listing => PodNews::Listing,
+            Raw::Item(raw) | Raw::Put(raw) => PodNews::Put(copy(raw)),
+            Raw::Gone(raw) => PodNews::Gone(copy(raw)),
+            Raw::Listed => PodNews::Listed,
+            Raw::Current => return Ok(version),
+        };
+        let _ = self.news.send(news).await;
+        Ok(version)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.news.is_closed()
+    }
+
+    fn heard(&self) {
+        self.is_down.store(false, Ordering::Relaxed);
+    }
+
+    fn restarted(&self) {}
+
+    fn lost(&self, trouble: &Trouble) {
+        if !self.is_down.swap(true, Ordering::Relaxed) {
+            tracing::warn!(reason = %trouble, "pods cannot be watched, so none is known to be missed; tried again");
+        }
+    }
+}
+
 // === impl Watch ===
 
 impl Watch {
@@ -225,9 +326,7 @@ impl Watch {
         let sets = watcher(Api::<DynamicObject>::all_with(client.clone(), &sidecarsets()), config());
         let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), config());
         let (mut sets, mut namespaces) = (sets.default_backoff().boxed(), namespaces.default_backoff().boxed());
-        // Finished pods have no use for a sidecar.
-        let running = || config().fields("status.phase!=Succeeded,status.phase!=Failed");
-        let mut pods: Pods = futures::stream::pending().boxed();
+        let mut pods = Pods::none();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut registration = tokio::time::interval(self.settings.registration_interval);
@@ -236,14 +335,13 @@ impl Watch {
             tokio::select! {
                 Some(event) = sets.next() => self.on_set(event),
                 Some(event) = namespaces.next() => self.on_namespace(event),
-                Some(event) = pods.next() => self.on_pod(event),
+                Some(news) = pods.news.recv() => self.on_pod(news),
                 _ = registration.tick() => self.read_registration().await,
                 _ = ticks.tick() => {
                     if self.is_listing_due() {
                         self.read_registration().await;
                         // A new watch begins with a listing, page by page.
-                        let api = Api::<PartialObjectMeta<Pod>>::all(client.clone());
-                        pods = watcher(api, running()).default_backoff().boxed();
+                        pods = Pods::watch(client.clone());
                         self.begin_listing();
                     }
                     if self.is_telling_due() {
@@ -359,21 +457,21 @@ impl Watch {
 
     // --- pods ---
 
-    fn on_pod(&mut self, event: watcher::Result<Event<PartialObjectMeta<Pod>>>) {
-        match event {
-            Ok(Event::Init) => self.ledger.begin(),
-            Ok(Event::InitApply(pod) | Event::Apply(pod)) => self.judge(&pod.metadata),
-            Ok(Event::InitDone) => {
+    fn on_pod(&mut self, news: PodNews) {
+        let read = |raw: &str| serde_json::from_str::<PodMetadata>(raw).unwrap_or_default().metadata;
+        match news {
+            PodNews::Listing => self.ledger.begin(),
+            PodNews::Put(raw) => self.judge(&read(&raw)),
+            PodNews::Listed => {
                 self.ledger.complete();
                 self.are_pods_synced = true;
                 self.want_telling();
             }
-            Ok(Event::Delete(pod)) => {
-                if self.ledger.forget(pod.metadata.uid.as_deref().unwrap_or_default()) {
+            PodNews::Gone(raw) => {
+                if self.ledger.forget(read(&raw).uid.as_deref().unwrap_or_default()) {
                     self.want_telling();
                 }
             }
-            Err(error) => tracing::warn!(error = chain(&error), "pods cannot be watched; tried again"),
         }
     }
 

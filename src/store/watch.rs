@@ -583,8 +583,7 @@ impl<S: Subject> Source<S> {
 
     /// Only those with these fields.
     pub(crate) fn having(mut self, selector: &str) -> Self {
-        let selector = Some(selector.to_owned());
-        (self.line.lists.field_selector, self.line.watches.field_selector) = (selector.clone(), selector);
+        self.line = self.line.having(selector);
         self
     }
 
@@ -682,6 +681,19 @@ impl Line {
             metadata_only: false,
             lists_anew: false,
         }
+    }
+
+    /// Only those with these fields.
+    pub(crate) fn having(mut self, selector: &str) -> Self {
+        let selector = Some(selector.to_owned());
+        (self.lists.field_selector, self.watches.field_selector) = (selector.clone(), selector);
+        self
+    }
+
+    /// Only their metadata.
+    pub(crate) fn of_metadata(mut self) -> Self {
+        self.metadata_only = true;
+        self
     }
 
     /// Lists in pages of this length: what is read at a time, and takes memory.
