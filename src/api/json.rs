@@ -4,13 +4,13 @@
 //! (RSP-5, HASH-9); [`Unknown::restore`] puts them back after the types were changed. [`text`] prints as the reference
 //! prints, which is what hashes and revision names are made of (HASH-7).
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
 
-use serde::de::value::{MapDeserializer, SeqDeserializer};
-use serde::de::{Deserialize, Deserializer, IntoDeserializer, Visitor};
+use serde::de::value::{BorrowedStrDeserializer, MapDeserializer};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::Serialize;
-use serde_ignored::Path;
 use serde_json::Value;
 use serde_json::ser::Formatter;
 
@@ -40,16 +40,10 @@ pub enum Step {
 /// Reads `document` as `T`. As in the reference, a member that is `null` counts as absent, and a `null` in a list or map
 /// as what an absent one would be: an empty text, a zero quantity (HASH-7).
 pub fn decode<'a, T: Deserialize<'a>>(document: &'a Value) -> Result<(T, Unknown), DecodeError> {
-    let mut paths = Vec::new();
-    let mut note = |path: Path<'_>| paths.push(steps(&path));
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(NullAsGo(document), &mut track);
-    let decoded = T::deserialize(serde_ignored::Deserializer::new(tracked, &mut note));
-    let value = decoded.map_err(|error| {
-        let path = track.path();
-        let path = if path.iter().len() == 0 { String::new() } else { path.to_string() };
-        DecodeError { path, message: error.to_string() }
-    })?;
+    let reading = RefCell::new(Reading::default());
+    let decoded = T::deserialize(NullAsGo { value: document, reading: &reading });
+    let Reading { unknown: paths, failed, .. } = reading.into_inner();
+    let value = decoded.map_err(|error| DecodeError { path: print(&failed), message: error.to_string() })?;
     let unknown = paths
         .into_iter()
         .filter_map(|path| {
@@ -124,20 +118,6 @@ impl Unknown {
     }
 }
 
-fn steps(path: &Path<'_>) -> Vec<Step> {
-    match path {
-        Path::Root => Vec::new(),
-        Path::Seq { parent, index } => push(steps(parent), Step::Index(*index)),
-        Path::Map { parent, key } => push(steps(parent), Step::Key(key.clone())),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => steps(parent),
-    }
-}
-
-fn push(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
-    steps.push(step);
-    steps
-}
-
 /// The dotted path of a member, for a message.
 pub fn print(path: &[Step]) -> String {
     use fmt::Write as _;
@@ -180,25 +160,55 @@ fn drop_nulls(value: &mut Value) {
 
 // === impl NullAsGo ===
 
+/// Where the reading of a document is, and what it met.
+#[derive(Default)]
+struct Reading {
+    at: Vec<Step>,
+    /// Members that the type has no field for.
+    unknown: Vec<Vec<Step>>,
+    has_failed: bool,
+    /// The innermost member that does not fit.
+    failed: Vec<Step>,
+}
+
 /// A value that is read with Go's idea of `null`: it leaves what it is read into as it is, which is the zero value.
 #[derive(Clone, Copy)]
-struct NullAsGo<'a>(&'a Value);
+struct NullAsGo<'de, 'r> {
+    value: &'de Value,
+    reading: &'r RefCell<Reading>,
+}
 
-impl<'de> NullAsGo<'de> {
-    fn members<V: Visitor<'de>>(self, visitor: V, keep: fn(&Value) -> bool) -> Result<V::Value, serde_json::Error> {
-        let Value::Object(members) = self.0 else { return self.deserialize_any(visitor) };
-        let members = members.iter().filter(|(_, member)| keep(member));
-        visitor.visit_map(MapDeserializer::new(members.map(|(key, member)| (key.as_str(), Self(member)))))
+impl<'de, 'r> NullAsGo<'de, 'r> {
+    fn members<V: Visitor<'de>>(self, visitor: V, keeps_null: bool) -> Result<V::Value, serde_json::Error> {
+        let Value::Object(members) = self.value else { return self.deserialize_any(visitor) };
+        visitor.visit_map(Members { left: members.iter(), next: None, keeps_null, reading: self.reading })
+    }
+
+    /// Reads what is at `step` from where the reading is.
+    fn enter<S: DeserializeSeed<'de>>(
+        value: &'de Value,
+        step: Step,
+        reading: &'r RefCell<Reading>,
+        seed: S,
+    ) -> Result<S::Value, serde_json::Error> {
+        reading.borrow_mut().at.push(step);
+        let read = seed.deserialize(Self { value, reading });
+        let mut reading = reading.borrow_mut();
+        if read.is_err() && !reading.has_failed {
+            (reading.has_failed, reading.failed) = (true, reading.at.clone());
+        }
+        reading.at.pop();
+        read
     }
 }
 
-impl<'de> Deserializer<'de> for NullAsGo<'de> {
+impl<'de> Deserializer<'de> for NullAsGo<'de, '_> {
     type Error = serde_json::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        match self.0 {
-            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.iter().map(Self))),
-            Value::Object(_) => self.members(visitor, |member| !member.is_null()),
+        match self.value {
+            Value::Array(items) => visitor.visit_seq(Items { items: items.iter().enumerate(), reading: self.reading }),
+            Value::Object(_) => self.members(visitor, false),
             scalar => scalar.deserialize_any(visitor),
         }
     }
@@ -209,19 +219,19 @@ impl<'de> Deserializer<'de> for NullAsGo<'de> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        if self.0.is_null() { self.deserialize_map(visitor) } else { self.deserialize_any(visitor) }
+        if self.value.is_null() { self.deserialize_map(visitor) } else { self.deserialize_any(visitor) }
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        if self.0.is_null() {
-            let nothing: [(&str, Self); 0] = [];
+        if self.value.is_null() {
+            let nothing: [(&str, &str); 0] = [];
             return visitor.visit_map(MapDeserializer::new(nothing.into_iter()));
         }
-        self.members(visitor, |_| true)
+        self.members(visitor, true)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        if self.0.is_null() { visitor.visit_str("") } else { self.deserialize_any(visitor) }
+        if self.value.is_null() { visitor.visit_str("") } else { self.deserialize_any(visitor) }
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -229,24 +239,68 @@ impl<'de> Deserializer<'de> for NullAsGo<'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
         visitor.visit_newtype_struct(self)
     }
 
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        let mut reading = self.reading.borrow_mut();
+        let path = reading.at.clone();
+        reading.unknown.push(path);
+        visitor.visit_unit()
+    }
+
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple
-        tuple_struct enum identifier ignored_any
+        tuple_struct enum identifier
     }
 }
 
-impl<'de> IntoDeserializer<'de, serde_json::Error> for NullAsGo<'de> {
-    type Deserializer = Self;
+/// The members of an object.
+struct Members<'de, 'r> {
+    left: serde_json::map::Iter<'de>,
+    next: Option<(&'de str, &'de Value)>,
+    keeps_null: bool,
+    reading: &'r RefCell<Reading>,
+}
 
-    fn into_deserializer(self) -> Self {
-        self
+impl<'de> MapAccess<'de> for Members<'de, '_> {
+    type Error = serde_json::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Self::Error> {
+        let keeps_null = self.keeps_null;
+        let Some((key, value)) = self.left.find(|(_, value)| keeps_null || !value.is_null()) else {
+            return Ok(None);
+        };
+        self.next = Some((key, value));
+        seed.deserialize(BorrowedStrDeserializer::new(key)).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Self::Error> {
+        let (key, value) = self.next.take().ok_or_else(|| de::Error::custom("a value without a key"))?;
+        NullAsGo::enter(value, Step::Key(key.to_owned()), self.reading, seed)
+    }
+}
+
+/// The items of an array.
+struct Items<'de, 'r> {
+    items: std::iter::Enumerate<std::slice::Iter<'de, Value>>,
+    reading: &'r RefCell<Reading>,
+}
+
+impl<'de> SeqAccess<'de> for Items<'de, '_> {
+    type Error = serde_json::Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Self::Error> {
+        let Some((index, value)) = self.items.next() else { return Ok(None) };
+        NullAsGo::enter(value, Step::Index(index), self.reading, seed).map(Some)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len())
     }
 }
 
