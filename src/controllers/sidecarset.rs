@@ -87,7 +87,7 @@ impl Settings {
             operator_namespace: operator_namespace.to_owned(),
             debounce: Duration::from_millis(100),
             pace: Duration::from_millis(250),
-            flights: 16,
+            flights: 24,
             workers: 3,
             gates: Gates::default(),
         }

@@ -47,7 +47,9 @@ const TRIM_AGAIN: Duration = Duration::from_mins(1);
 /// Events that are remembered as written.
 const TOLD: usize = 256;
 /// Writes that are put into words at a time, for each that may be on its way: a plan's worth of time goes by with them.
-const AHEAD: usize = 8;
+const AHEAD: usize = 4;
+/// How much longer the pace is while there is more to send than can be on its way. A status is to be true within a second.
+const LEISURE: u32 = 3;
 /// A plan may take this part of the time, one of so many.
 const PLANNING_SHARE: u32 = 5;
 
@@ -220,7 +222,12 @@ impl Worker {
     fn want_decision(&mut self) {
         let settings = &self.shared.settings;
         let is_busy = !self.flights.is_empty() || !self.queue.is_empty();
-        let pace = if is_busy { settings.pace } else { settings.debounce };
+        let pace = match self.queue.len() {
+            // What waits to be sent was decided upon; nothing but the status has to hear of it.
+            waiting if waiting > settings.flights => settings.pace * LEISURE,
+            _ if is_busy => settings.pace,
+            _ => settings.debounce,
+        };
         let rested = self.decided.map(|decided| decided + pace.max(self.took * PLANNING_SHARE));
         let soon = Instant::now() + settings.debounce;
         self.decide_by(rested.map_or(soon, |rested| rested.max(soon)));
