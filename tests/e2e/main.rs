@@ -11,6 +11,7 @@ mod launch;
 mod outrigger;
 mod pods;
 mod recreate;
+mod restart;
 mod rollout;
 mod storm;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         rollout::tests(),
         launch::tests(),
         recreate::tests(),
+        restart::tests(),
         daemon::tests(),
         storm::tests(),
     ];
