@@ -389,7 +389,8 @@ async fn requests_at_once_for_one_instance_restart_it_once_unless_forced_crr_48(
 
 /// Asks with a deadline of 15 s; what the request says as long as it waits for a container, and at its end.
 async fn in_vain(ns: &Namespace, reasons: &[&str]) -> Result<Value> {
-    ask(ns, "restart", &["app"], &json!({"activeDeadlineSeconds": 15})).await?;
+    // A kubelet tells of a start that failed when it looks at the pod again, which is 10 s to 15 s later.
+    ask(ns, "restart", &["app"], &json!({"activeDeadlineSeconds": 35})).await?;
     let api = requests(ns, "v1beta1");
     let is_told = |text: &str| reasons.iter().any(|reason| text.contains(reason));
     until("it is told why it takes so long", PATIENCE, async || {
