@@ -15,30 +15,29 @@ mod fixtures;
 mod harness;
 #[path = "../tests/support/hollow.rs"]
 mod hollow;
+#[path = "support/manager.rs"]
+mod manager;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use axum::http::{Method, Request, header};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use harness::{Cluster, Parts, Process, until};
+use harness::{Cluster, Parts, until};
 use hollow::Node;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Event};
+use manager::{Manager, OPERATOR};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 const ROUNDS: usize = 3;
-const OPERATOR: &str = "kruise-system";
 const PODS: &str = "/api/v1/namespaces/bench/pods";
 const SETS: &str = "/apis/apps.kruise.io/v1beta1/sidecarsets";
 const SET: &str = "bench-000";
@@ -70,7 +69,7 @@ struct Bench {
     cluster: Cluster,
     /// A ServiceAccount like the manager's: what it asks is authorised and audited alike.
     client: Client,
-    manager: Process,
+    manager: Manager,
     pods: usize,
     shown: Arc<Mutex<Shown>>,
     _tasks: Vec<JoinHandle<()>>,
@@ -100,7 +99,7 @@ async fn main() -> Result<()> {
     match measured {
         Ok(()) => Ok(()),
         Err(error) => {
-            let error = bench.manager.explain(error);
+            let error = bench.manager.process.explain(error);
             println!("logs: {}", bench.cluster.keep().display());
             Err(error)
         }
@@ -112,8 +111,7 @@ async fn main() -> Result<()> {
 impl Bench {
     async fn start(pods: usize) -> Result<Self> {
         let cluster = Cluster::start(Parts::ApiServer).await?;
-        let manifests = format!("{}/manifests", env!("CARGO_MANIFEST_DIR"));
-        cluster.kubectl_says(&["apply", "--server-side", "--force-conflicts", "-k", &manifests]).await?;
+        let manager = Manager::install(&cluster).await?;
         for (kind, name, more) in [
             ("namespace", "bench", &[][..]),
             ("serviceaccount", "floor", &["-n", OPERATOR][..]),
@@ -126,15 +124,11 @@ impl Bench {
             cluster.kubectl_says(&[&["create", kind, name], more].concat()).await?;
         }
         let client = cluster.client_of(OPERATOR, "floor").await?;
-        let (manager, health) = manager(&cluster).await?;
-        until("the manager is ready", harness::START, async || is_ready(&manager, health).await)
-            .await
-            .map_err(|error| manager.explain(error))?;
 
         let shown = Arc::default();
         let tasks = hollow_nodes(&cluster, Arc::clone(&shown));
         let bench = Self { cluster, client, manager, pods, shown, _tasks: tasks };
-        bench.fill().await.map_err(|error| bench.manager.explain(error))?;
+        bench.fill().await.map_err(|error| bench.manager.process.explain(error))?;
         Ok(bench)
     }
 
@@ -181,7 +175,7 @@ impl Bench {
         let tenth = self.rollout(&format!("{REPOSITORY}:{}", ROUNDS + 1), "10%").await?;
         self.row("budget of 10 %", &tenth);
 
-        let (resident, peak) = self.memory()?;
+        let (resident, peak) = self.manager.memory()?;
         let pods = f64::from(u32::try_from(self.pods)?);
         let allowed = 30.0 + pods * 2.0 / 1024.0;
         let ratio = median(ratios);
@@ -245,7 +239,7 @@ impl Bench {
         self.send(Method::PATCH, &path, "application/merge-patch+json", &strategy).await?;
         self.at_rest().await?;
         self.expect(image);
-        let (before, cpu) = (self.patches().await?, self.cpu()?);
+        let (before, cpu) = (self.patches().await?, self.manager.cpu()?);
         let start = Instant::now();
         let change = json!([{"op": "replace", "path": "/spec/containers/0/image", "value": image}]);
         self.send(Method::PATCH, &path, "application/json-patch+json", &change).await?;
@@ -265,7 +259,7 @@ impl Bench {
             done,
             patches: after.0 - before.0,
             refused: after.1 - before.1,
-            cpu: self.cpu()? - cpu,
+            cpu: self.manager.cpu()? - cpu,
         })
     }
 
@@ -324,58 +318,6 @@ impl Bench {
             if line.contains(r#"code="2"#) { (done + count, refused) } else { (done, refused + count) }
         }))
     }
-
-    /// CPU seconds of the manager so far.
-    fn cpu(&self) -> Result<f64> {
-        const TICKS: f64 = 100.0;
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.manager.id()))?;
-        let after_name = stat.rsplit_once(')').context("an odd /proc/stat")?.1;
-        let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
-        Ok(ticks.sum::<f64>() / TICKS)
-    }
-
-    /// Resident memory of the manager, and the most it ever was; MiB.
-    fn memory(&self) -> Result<(f64, f64)> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.manager.id()))?;
-        let of = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-            kib.map(|kib| kib / 1024.0).context("an odd /proc/status")
-        };
-        Ok((of("VmRSS:")?, of("VmHWM:")?))
-    }
-}
-
-// === the manager ===
-
-async fn manager(cluster: &Cluster) -> Result<(Process, u16)> {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let held = [listen()?, listen()?, listen()?];
-    let mut ports = Vec::new();
-    for listener in held {
-        ports.push(listener.local_addr()?.port());
-    }
-    let at = |n: usize| format!("127.0.0.1:{}", ports[n]);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
-    command
-        .env("KUBECONFIG", cluster.kubeconfig_of(OPERATOR, "outrigger-manager").await?)
-        .env("POD_NAMESPACE", OPERATOR)
-        .args(["manager", "--bind", "127.0.0.1", "--identity", "bench", "--webhook-host", &at(0)])
-        .args(["--port", &ports[0].to_string(), "--health-probe-addr", &at(1), "--metrics-addr", &at(2)])
-        .args(["--log", "warn"]);
-    Ok((cluster.spawn("manager", &command)?, ports[1]))
-}
-
-async fn is_ready(manager: &Process, health: u16) -> Result<bool> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    if let Some(exit) = manager.exit() {
-        bail!("the manager ended: {exit}");
-    }
-    let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, health)).await?;
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer.starts_with("HTTP/1.1 200"))
 }
 
 // === hollow nodes ===

@@ -7,8 +7,12 @@ pub mod certs;
 pub mod convert;
 pub mod diff;
 pub mod envelope;
+pub mod imagelist;
+pub mod nodeimage;
+mod object;
 pub mod patch;
 pub mod pod;
+pub mod pulljob;
 pub mod recreate;
 pub mod review;
 pub mod server;
@@ -50,6 +54,18 @@ pub const MUTATE_SIDECARSET: &str = "/mutate-apps-kruise-io-sidecarset";
 pub const VALIDATE_SIDECARSET: &str = "/validate-apps-kruise-io-sidecarset";
 /// Path that defaults and validates ContainerRecreateRequests (WH-2).
 pub const MUTATE_RECREATE: &str = "/mutate-apps-kruise-io-containerrecreaterequest";
+/// Path that defaults ImagePullJobs (WH-2).
+pub const MUTATE_PULL_JOB: &str = "/mutate-apps-kruise-io-imagepulljob";
+/// Path that validates ImagePullJobs (WH-2).
+pub const VALIDATE_PULL_JOB: &str = "/validate-apps-kruise-io-imagepulljob";
+/// Path that defaults ImageListPullJobs (LIST-1).
+pub const MUTATE_IMAGE_LIST: &str = "/mutate-apps-kruise-io-imagelistpulljob";
+/// Path that validates ImageListPullJobs (LIST-1).
+pub const VALIDATE_IMAGE_LIST: &str = "/validate-apps-kruise-io-imagelistpulljob";
+/// Path that defaults NodeImages (WH-2).
+pub const MUTATE_NODE_IMAGE: &str = "/mutate-apps-kruise-io-nodeimage";
+/// Path that validates NodeImages (WH-2).
+pub const VALIDATE_NODE_IMAGE: &str = "/validate-apps-kruise-io-nodeimage";
 
 /// Answers the body of one request.
 pub enum Admit {
@@ -135,6 +151,12 @@ pub fn routes(sources: Sources) -> Vec<Route> {
         Route::of_reviews(MUTATE_SIDECARSET, sidecarset::mutate),
         Route { settle: Some(cover_pods(cover)), gate: Some(gate), ..validate },
         recreate::route(client, gates),
+        Route::of_reviews(MUTATE_PULL_JOB, pulljob::mutate),
+        Route::of_reviews(VALIDATE_PULL_JOB, move |body| pulljob::validate(body, gates)),
+        Route::of_reviews(MUTATE_IMAGE_LIST, imagelist::mutate),
+        Route::of_reviews(VALIDATE_IMAGE_LIST, move |body| imagelist::validate(body, gates)),
+        Route::of_reviews(MUTATE_NODE_IMAGE, move |body| nodeimage::mutate(body, ambient().now)),
+        Route::of_reviews(VALIDATE_NODE_IMAGE, move |body| nodeimage::validate(body, gates)),
         convert::route(),
     ]
 }

@@ -7,6 +7,7 @@
 
 pub mod container;
 pub mod image;
+pub mod imagelist;
 pub mod json;
 pub mod meta;
 pub mod names;

@@ -5,6 +5,7 @@ mod daemon;
 mod explain;
 mod inject;
 mod manager;
+mod pull;
 mod restart;
 mod rollout;
 mod uninstall;
@@ -40,6 +41,8 @@ enum Command {
     Rollout(rollout::Args),
     /// Restart a container of many pods, few at a time.
     Restart(restart::Args),
+    /// Have nodes pull images ahead of the pods that need them, few nodes at a time.
+    Pull(Box<pull::Args>),
     /// Take Outrigger out of a cluster's way: webhooks first, then the manager, then conversion.
     Uninstall(uninstall::Args),
 }
@@ -65,6 +68,7 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Rollout(args) => rollout::run(&args),
         Command::Restart(args) => restart::run(&args),
+        Command::Pull(args) => pull::run(&args),
         Command::Uninstall(args) => uninstall::run(args),
     };
     ran.unwrap_or_else(|error| {
@@ -98,6 +102,17 @@ fn rewrite(line: &str, is_last: bool) {
     let mut out = std::io::stdout();
     let _ = write!(out, "\r\x1b[K{line}{end}");
     let _ = out.flush();
+}
+
+/// Rows with columns of the same width.
+fn table<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 /// Prints a line to standard error.

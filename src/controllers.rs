@@ -6,11 +6,13 @@
 //!                   │                                      ▲                                 │
 //!                   │                                      └────── the API server's answer ◀─┘
 //!                   ├─▶ recreate: a pod whose containers are to be restarted ─▶ decide ─▶ pass: one step after the other
+//!                   ├─▶ images: nodes of the pods that an ImagePullJob selects ─▶ board ─▶ one PATCH a NodeImage
 //!                   ├─▶ launch: a pod whose containers wait for their turn
 //!                   └─▶ readiness: a pod that waits for its gate
 //! ```
 
 pub mod events;
+pub mod images;
 pub mod launch;
 pub mod pods;
 pub mod queue;

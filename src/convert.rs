@@ -16,6 +16,9 @@ use crate::api::recreate::{ContainerSnapshot, PRE_RECREATE_GRACE};
 /// What the condition says when it is made of the annotation (CONV-CRR-3).
 const GRACE_MESSAGE: &str = "Pod has been forced to not-ready for unreadyGracePeriodSeconds drain";
 
+/// The kinds that are ours.
+const KINDS: [&str; 5] = ["SidecarSet", "ContainerRecreateRequest", "ImagePullJob", "ImageListPullJob", "NodeImage"];
+
 /// A version that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -35,20 +38,22 @@ pub enum ConvertError {
     #[error("apiVersion {0:?} is not served; {v1alpha1} and {v1beta1} are", v1alpha1 = names::V1ALPHA1, v1beta1 = names::V1BETA1)]
     Version(String),
     /// Its kind.
-    #[error("kind {0:?} is not known; SidecarSet, ContainerRecreateRequest, ImagePullJob and NodeImage are")]
+    #[error(
+        "kind {0:?} is not known; SidecarSet, ContainerRecreateRequest, ImagePullJob, ImageListPullJob and NodeImage are"
+    )]
     Kind(String),
     /// A member that must be written to holds something else.
     #[error("{0}: must be an object")]
     NotMap(&'static str),
 }
 
-/// Converts an object of any of the four kinds to the `apiVersion` that is wanted.
+/// Converts an object of any of our kinds to the `apiVersion` that is wanted.
 pub fn convert(object: &mut Value, desired: &str) -> Result<(), ConvertError> {
     let to = Version::parse(desired)?;
     let members = object.as_object_mut().ok_or(ConvertError::NotObject)?;
     let member = |name: &str| members.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (from, kind) = (Version::parse(&member("apiVersion"))?, member("kind"));
-    if !matches!(kind.as_str(), "SidecarSet" | "ContainerRecreateRequest" | "ImagePullJob" | "NodeImage") {
+    if !KINDS.contains(&kind.as_str()) {
         return Err(ConvertError::Kind(kind));
     }
     match (kind.as_str(), from, to) {

@@ -1,4 +1,4 @@
-//! The four CustomResourceDefinitions, made of the Rust types (API-1 … API-4).
+//! The CustomResourceDefinitions, made of the Rust types (API-1 … API-4).
 //!
 //! v1beta1 is stored; v1alpha1 has the schema of its own type, or that of v1beta1 without what it lacks. Where the two
 //! differ, the API server converts through `/convert` (CONV-1); the authority's certificate is added to the objects in the
@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::api::imagelist::ImageListPullJob;
 use crate::api::sidecarset::{SidecarSet, v1alpha1};
 use crate::api::{names, nodeimage::NodeImage, pulljob::ImagePullJob, recreate::ContainerRecreateRequest, schema};
 
@@ -35,7 +36,7 @@ struct Kind {
 
 const AGE: Column = ("AGE", "date", ".metadata.creationTimestamp", "When the object was created.");
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind {
         name: "SidecarSet",
         short: None,
@@ -81,6 +82,21 @@ const KINDS: [Kind; 4] = [
         is_converted: false,
         older: schema::of::<ImagePullJob>,
         newer: schema::of::<ImagePullJob>,
+    },
+    Kind {
+        name: "ImageListPullJob",
+        short: None,
+        scope: "Namespaced",
+        columns: &[
+            ("TOTAL", "integer", ".status.desired", "Images of the list."),
+            ("SUCCEEDED", "integer", ".status.succeeded", "Images that every node has."),
+            ("COMPLETED", "integer", ".status.completed", "Images of which every node has ended."),
+            AGE,
+        ],
+        older_columns: &[],
+        is_converted: false,
+        older: schema::of::<ImageListPullJob>,
+        newer: schema::of::<ImageListPullJob>,
     },
     Kind {
         name: "NodeImage",

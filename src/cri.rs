@@ -2,7 +2,12 @@
 //!
 //! A [`Client`] connects when it is first asked something, and again after the runtime went away and came back. Every call
 //! has its time; what fails says which call on which socket, why, and what to do about it. [`detect`] finds the sockets.
+//! On the same socket containerd also tells what it has of images that are on their way ([`content`]).
 
+mod blobs;
+#[rustfmt::skip]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated; see tests/support/proto.rs")]
+pub mod content;
 pub mod detect;
 #[rustfmt::skip]
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated; see tests/support/proto.rs")]
@@ -24,6 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use tower::service_fn;
 
+use self::content::content_client::ContentClient;
 use self::v1::image_service_client::ImageServiceClient;
 use self::v1::runtime_service_client::RuntimeServiceClient;
 
@@ -72,6 +78,14 @@ pub enum Call {
     ImageStatus,
     /// Pulls an image.
     PullImage,
+    /// Blobs on their way; containerd alone.
+    ListStatuses,
+    /// Blobs that are there; containerd alone.
+    ListContent,
+    /// One blob; containerd alone.
+    Info,
+    /// The bytes of a blob; containerd alone.
+    ReadContent,
 }
 
 /// A call that did not do what was asked.
@@ -126,6 +140,7 @@ pub struct Client {
     socket: Arc<Path>,
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    content: ContentClient<Channel>,
     metrics: Metrics,
 }
 
@@ -151,7 +166,7 @@ pub struct Executed {
 
 impl Call {
     /// Every call.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Version,
         Self::ListContainers,
         Self::ContainerStatus,
@@ -162,6 +177,10 @@ impl Call {
         Self::ListImages,
         Self::ImageStatus,
         Self::PullImage,
+        Self::ListStatuses,
+        Self::ListContent,
+        Self::Info,
+        Self::ReadContent,
     ];
 
     /// Its name on the wire.
@@ -177,6 +196,10 @@ impl Call {
             Self::ListImages => "ListImages",
             Self::ImageStatus => "ImageStatus",
             Self::PullImage => "PullImage",
+            Self::ListStatuses => "ListStatuses",
+            Self::ListContent => "ListContent",
+            Self::Info => "Info",
+            Self::ReadContent => "ReadContent",
         }
     }
 }
@@ -273,9 +296,10 @@ impl Client {
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE)
                 .max_encoding_message_size(MESSAGE),
-            images: ImageServiceClient::new(channel)
+            images: ImageServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE)
                 .max_encoding_message_size(MESSAGE),
+            content: ContentClient::new(channel).max_decoding_message_size(MESSAGE),
             metrics,
         }
     }

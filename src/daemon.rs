@@ -1,4 +1,5 @@
-//! The node's side: restarts containers of its own pods, as ContainerRecreateRequests ask (DMN, CRR).
+//! The node's side: restarts containers of its own pods, as ContainerRecreateRequests ask (DMN, CRR), and pulls images ahead,
+//! as its NodeImage asks ([`images`]).
 //!
 //! ```text
 //! watch of this node's requests ─┐            a worker for each pod with live requests
@@ -14,6 +15,7 @@
 pub mod events;
 pub mod hook;
 pub mod http;
+pub mod images;
 pub mod metrics;
 mod node;
 mod worker;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub is_dry_run: bool,
     /// What is switched on.
     pub gates: Gates,
+    /// What pulls may take of the node.
+    pub limits: images::Limits,
 }
 
 /// A daemon whose port is bound.
@@ -88,6 +92,8 @@ impl Running {
         let mut registry = Registry::with_prefix("outrigger");
         let metrics = Metrics::default();
         metrics.register(&mut registry);
+        let pulls = images::metrics::Metrics::default();
+        pulls.register(&mut registry);
         let calls = cri::Metrics::default();
         calls.register(&mut registry);
         let detector = Detector::new(&settings.places, settings.pace, &calls);
@@ -105,18 +111,33 @@ impl Running {
         if !settings.gates.daemon {
             tracing::warn!("KruiseDaemon=false: requests are not carried out");
         }
-        let node = settings.gates.daemon.then(|| node::Node {
-            client,
-            name: settings.node,
-            is_dry_run: settings.is_dry_run,
-            runtimes,
-            requests_part: readiness.part("requests"),
-            pods_part: readiness.part("pods"),
-            metrics,
-            stopping: stopping.clone(),
-        });
-        if let Some(node) = node {
-            tasks.spawn(node::run(node));
+        let Settings { node, is_dry_run, gates, limits, .. } = settings;
+        let shared = node::Shared::new(client.clone(), node.clone(), is_dry_run, runtimes.clone(), metrics.clone());
+        let shared = Arc::new(shared);
+        if gates.daemon {
+            tasks.spawn(node::run(node::Node {
+                shared: Arc::clone(&shared),
+                requests_part: readiness.part("requests"),
+                pods_part: readiness.part("pods"),
+                stopping: stopping.clone(),
+            }));
+        }
+        // Never on without the other, whose watch of pods it uses (FG-2).
+        if gates.image_pull_job {
+            tasks.spawn(images::run(images::Images {
+                client,
+                node,
+                is_dry_run,
+                runtimes,
+                pods: shared,
+                limits,
+                part: readiness.part("images"),
+                metrics: pulls,
+                restarts: metrics,
+                stopping: stopping.clone(),
+            }));
+        } else {
+            tracing::info!("images are not pulled: the gate ImagePullJobGate is off");
         }
         while let Some(ended) = tasks.join_next().await {
             ended.context("a part of the daemon crashed")?;

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 /// What is switched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a gate of its own")]
 pub struct Gates {
     /// `InPlaceUpdateNativeSidecar`, on: init containers that restart always are updated in place.
     pub in_place_native_sidecar: bool,
@@ -12,6 +13,10 @@ pub struct Gates {
     pub patch_metadata_defaults_allowed: bool,
     /// `KruiseDaemon`, on: containers are recreated on request (CRR-1).
     pub daemon: bool,
+    /// `ImagePullJobGate`, on: images are pulled ahead (IPJ-6). Never on without `KruiseDaemon` (FG-2).
+    ///
+    /// Differs: FG-1. Off by default in the reference, where it was new; who installs this has asked for it.
+    pub image_pull_job: bool,
 }
 
 /// A text that is no list of gates.
@@ -23,7 +28,12 @@ pub struct NotAGate(String);
 
 impl Default for Gates {
     fn default() -> Self {
-        Self { in_place_native_sidecar: true, patch_metadata_defaults_allowed: false, daemon: true }
+        Self {
+            in_place_native_sidecar: true,
+            patch_metadata_defaults_allowed: false,
+            daemon: true,
+            image_pull_job: true,
+        }
     }
 }
 
@@ -41,9 +51,11 @@ impl FromStr for Gates {
                 "InPlaceUpdateNativeSidecar" => gates.in_place_native_sidecar = value,
                 "SidecarSetPatchPodMetadataDefaultsAllowed" => gates.patch_metadata_defaults_allowed = value,
                 "KruiseDaemon" => gates.daemon = value,
+                "ImagePullJobGate" => gates.image_pull_job = value,
                 _ => {}
             }
         }
+        gates.image_pull_job &= gates.daemon;
         Ok(gates)
     }
 }
@@ -64,8 +76,19 @@ mod tests {
     )]
     #[case::those_of_others("PodWebhook=false,InPlaceUpdateNativeSidecar=true", true, false, true)]
     fn gates_are_read(#[case] text: &str, #[case] native: bool, #[case] metadata: bool, #[case] daemon: bool) {
-        let gates = Gates { in_place_native_sidecar: native, patch_metadata_defaults_allowed: metadata, daemon };
-        assert_eq!(text.parse(), Ok(gates));
+        let read = text.parse::<Gates>().unwrap();
+        assert_eq!(
+            [read.in_place_native_sidecar, read.patch_metadata_defaults_allowed, read.daemon],
+            [native, metadata, daemon]
+        );
+    }
+
+    #[rstest]
+    #[case::by_default("", true)]
+    #[case::off("ImagePullJobGate=false", false)]
+    #[case::not_without_a_daemon("ImagePullJobGate=true,KruiseDaemon=false", false)]
+    fn images_are_pulled_ahead_where_there_is_a_daemon_fg_2(#[case] text: &str, #[case] is_on: bool) {
+        assert_eq!(text.parse::<Gates>().unwrap().image_pull_job, is_on);
     }
 
     #[rstest]

@@ -16,12 +16,13 @@
 //! ```
 //!
 //! Every path that takes reviews is a line of the table `admission::routes`; those of SidecarSets lead to
-//! `admission::sidecarset`, those of ContainerRecreateRequests to `admission::recreate`, which asks the API server.
+//! `admission::sidecarset`, those of ContainerRecreateRequests to `admission::recreate`, which asks the API server, and those
+//! of images to `admission::pulljob`, `imagelist` and `nodeimage`.
 //!
 //! The way of a SidecarSet: `manifest` (documents) → `sidecarset::admit` (types, defaults, hashes, validation) →
 //! `sidecarset::compiled` (everything that does not depend on a pod). How a change of it reaches running pods: [`rollout`]
 //! decides, [`controllers`] acts. How single containers are restarted on request: [`recreate`] decides, on each node
-//! [`daemon`] acts, through [`cri`].
+//! [`daemon`] acts, through [`cri`]. How images come to nodes ahead of pods: [`images`] decides, [`daemon::images`] pulls.
 //! Rules return [`edits`], and record [`facts`] where
 //! they decide; warnings and `explain` are made of these. Arrows point one way: `admission`, `cli`, `app` → `store` →
 //! `sidecarset`, `launch` → `pod`, `selector`, `quantity` → `api`.
@@ -41,6 +42,7 @@ pub mod explain;
 pub mod facts;
 pub mod gates;
 pub mod health;
+pub mod images;
 pub mod launch;
 pub mod manifest;
 pub mod pod;

@@ -781,3 +781,55 @@ fn help_and_version_are_told_and_mistakes_are_not_run() {
         assert_eq!(run(mistake).code, 2, "{mistake:?}");
     }
 }
+
+#[test]
+fn jobs_that_pull_images_are_judged_too() {
+    let job = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: apps.kruise.io/v1beta1\nkind: ImagePullJob\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
+        )
+    };
+    let list =
+        "apiVersion: apps.kruise.io/v1alpha1\nkind: ImageListPullJob\nmetadata: {name: c}\nspec: {images: [a, a]}\n";
+    let text = job("a", "{image: nginx, parallelism: 10%}")
+        + &job("b", "{image: Nginx, pullPolicy: {timeoutSeconds: 0}}")
+        + list;
+    let files = directory(&[("jobs.yaml", &text), ("odd.yaml", "apiVersion: apps.kruise.io/v1\nkind: ImagePullJob\n")]);
+    let ran = validate(files.path());
+    assert_eq!(ran.code, 1);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines.len(), 3, "{}", ran.out);
+    assert!(lines[0].contains("jobs.yaml: ImagePullJob b: spec.image: \"Nginx\" is not an image"), "{}", ran.out);
+    assert!(
+        lines[1].contains("jobs.yaml: ImageListPullJob c: spec.images[1]: \"a\" is spec.images[0] already"),
+        "{}",
+        ran.out
+    );
+    assert!(lines[2].contains("apiVersion \"apps.kruise.io/v1\" is not served"), "{}", ran.out);
+    assert!(ran.err.contains("ImagePullJob b: spec.pullPolicy.timeoutSeconds: 0 leaves no time"), "{}", ran.err);
+}
+
+// === pull ===
+
+#[rstest]
+#[case::no_image(&["pull"], "IMAGE")]
+#[case::no_reference(&["pull", "Nginx"], "it is no image; write REGISTRY/REPOSITORY:TAG")]
+#[case::no_node_at_a_time(&["pull", "a:1", "--parallelism", "0"], "with 0 nodes at a time, none ever pulls")]
+#[case::too_large_a_share(&["pull", "a:1", "--parallelism", "101%"], "must be a whole percentage from 1% to 100%")]
+#[case::no_term(&["pull", "a:1", "--node-selector", "zone in (a)"], "is no term such as disk=ssd")]
+#[case::nodes_by_both(&["pull", "a:1", "--node-selector", "a=b", "--nodes", "n"], "cannot be used with")]
+#[case::an_image_of_a_job_that_is_there(&["pull", "a:1", "--resume", "x"], "cannot be used with")]
+#[case::a_time_that_nobody_waits(&["pull", "a:1", "--detach", "--timeout", "5"], "cannot be used with")]
+#[case::no_time(&["pull", "a:1", "--attempt-timeout", "0"], "--attempt-timeout")]
+fn wrong_usage_of_pull_is_told_before_anything_is_done(#[case] arguments: &[&str], #[case] told: &str) {
+    let ran = run(arguments);
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(ran.err.contains(told), "{}", ran.err);
+}
+
+#[test]
+fn a_pull_without_a_cluster_fails_and_prints_no_json() {
+    let ran = run(&["pull", "a:1", "-o", "json", "--kubeconfig", "/nowhere/at/all"]);
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert!(ran.err.starts_with("error: ") && ran.err.contains("/nowhere/at/all"), "{}", ran.err);
+}

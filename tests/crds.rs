@@ -80,6 +80,7 @@ fn the_command_writes_the_same(#[case] flags: &[&str]) {
 #[case::sidecarset("SidecarSet", "sidecarsets", "Cluster", "Webhook", json!(null))]
 #[case::recreate("ContainerRecreateRequest", "containerrecreaterequests", "Namespaced", "Webhook", json!(["crr"]))]
 #[case::pull_job("ImagePullJob", "imagepulljobs", "Namespaced", "None", json!(null))]
+#[case::list("ImageListPullJob", "imagelistpulljobs", "Namespaced", "None", json!(null))]
 #[case::node_image("NodeImage", "nodeimages", "Cluster", "None", json!(null))]
 fn names_scope_and_versions_are_those_of_the_reference_api_1(
     #[case] kind: &str,
@@ -118,6 +119,7 @@ fn conversion_goes_through_our_service_without_a_certificate() {
 #[case::sidecarset("SidecarSet", &["MATCHED", "UPDATED", "READY", "AGE"], &[])]
 #[case::recreate("ContainerRecreateRequest", &["PHASE", "POD", "NODE", "AGE"], &[])]
 #[case::pull_job("ImagePullJob", &["TOTAL", "ACTIVE", "SUCCEED", "FAILED", "AGE"], &["MESSAGE"])]
+#[case::list("ImageListPullJob", &["TOTAL", "SUCCEEDED", "COMPLETED", "AGE"], &[])]
 #[case::node_image("NodeImage", &["DESIRED", "PULLING", "SUCCEED", "FAILED", "AGE"], &[])]
 fn columns_are_those_of_the_reference_api_4(#[case] kind: &str, #[case] columns: &[&str], #[case] older: &[&str]) {
     let object = definition(kind).object;
@@ -368,6 +370,18 @@ fn object(version: &str, kind: &str, members: &Value) -> Value {
     },
     "status": {"desired": 3, "active": 1, "succeeded": 1, "failed": 1, "failedNodes": ["n"], "message": "m"},
 }))]
+#[case::list("ImageListPullJob", json!({
+    "spec": {
+        "images": ["a:1", "b:1"], "pullSecrets": ["s"], "selector": {"names": ["n"]}, "parallelism": "10%",
+        "podSelector": {"matchLabels": {"a": "b"}}, "pullPolicy": {"timeoutSeconds": 600, "backoffLimit": 3},
+        "completionPolicy": {"type": "Always", "activeDeadlineSeconds": 900, "ttlSecondsAfterFinished": 0},
+        "sandboxConfig": {"labels": {"a": "b"}}, "imagePullPolicy": "Always",
+    },
+    "status": {
+        "desired": 2, "active": 1, "completed": 1, "succeeded": 0, "startTime": "2026-03-04T05:06:07Z",
+        "failedImageStatuses": [{"imagePullJob": "warm-x7k2p", "name": "a:1", "message": "m"}],
+    },
+}))]
 #[case::node_image("NodeImage", json!({
     "spec": {"images": {"registry.example/a": {
         "pullSecrets": [{"namespace": "kruise-daemon-config", "name": "s", "mode": "batch"}],
@@ -402,6 +416,7 @@ fn v1alpha1_of_a_recreate_request_has_no_bounds(#[case] members: Value) {
 #[rstest]
 #[case::pod_name("ContainerRecreateRequest", json!({"spec": {"containers": []}}), ".spec.podName: is required")]
 #[case::completion_policy_api_30("ImagePullJob", json!({"spec": {"image": "a"}}), ".spec.completionPolicy: is required")]
+#[case::images("ImageListPullJob", json!({"spec": {"completionPolicy": {}}}), ".spec.images: is required")]
 #[case::tags_api_40("NodeImage", json!({"spec": {"images": {"a": {}}}}), ".spec.images.a.tags: is required")]
 #[case::revision_policy_api_13(
     "SidecarSet",

@@ -16,6 +16,7 @@ use outrigger::cri::detect::{Detector, Pace, Places, Runtimes};
 use outrigger::cri::{self, Client, Metrics, Why, v1};
 use outrigger::daemon::http::{self, Get};
 use outrigger::health::Readiness;
+use outrigger::images::progress;
 use rstest::rstest;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -31,12 +32,16 @@ use self::fake::{Behaviour, Runtime, Serves, until};
 #[test]
 fn the_code_of_the_runtimes_messages_is_what_their_description_makes() {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut changed = Vec::new();
     for generated in proto::generate().unwrap() {
         let committed = fs::read_to_string(generated.path).unwrap_or_default();
         let made = target.join(generated.path.replace('/', "-"));
         fs::write(&made, &generated.text).unwrap();
-        assert!(committed == generated.text, "changed; take it: cp {} {}", made.display(), generated.path);
+        if committed != generated.text {
+            changed.push(format!("cp {} {}", made.display(), generated.path));
+        }
     }
+    assert!(changed.is_empty(), "changed; take it: {}", changed.join("; "));
 }
 
 // === calls ===
@@ -157,6 +162,37 @@ async fn images_are_pulled_and_found_and_a_pull_that_is_given_up_ends() {
     runtime.world().pulls.insert("b:1".to_owned(), [Behaviour::Hangs].into());
     client.pull(request("b:1"), Duration::from_millis(50)).await.unwrap_err();
     until("the pull to be ended", || runtime.world().cancelled == ["pull b:1 me"]).await;
+}
+
+#[tokio::test]
+async fn containerd_tells_how_far_a_pull_is_weak_28() {
+    let (runtime, client) = node();
+    let brings = Behaviour::Brings(Duration::from_secs(1), vec![1000, 3000]);
+    runtime.world().pulls.insert("reg.example:5000/app:1".to_owned(), [brings].into());
+    let image = Some(v1::ImageSpec { image: "reg.example:5000/app:1".to_owned(), ..v1::ImageSpec::default() });
+    let request = v1::PullImageRequest { image, ..v1::PullImageRequest::default() };
+    let mut pull = std::pin::pin!(client.pull(request, Duration::from_secs(5)));
+    let look = async {
+        loop {
+            let found = client.blobs(progress::filter("reg.example:5000/app")).await.unwrap();
+            let underway = client.blobs_underway().await.unwrap();
+            if let ([manifest], [status, ..]) = (&*found, &*underway) {
+                let text = client.read_blob(&manifest.digest, progress::LONGEST).await.unwrap();
+                let mut account = progress::Account::read(&text).unwrap();
+                account.arriving(progress::digest_of(&status.r#ref).unwrap(), status.offset.try_into().unwrap());
+                return account.percent();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        _ = &mut pull => panic!("it was not seen"),
+        percent = look => assert!((0..99).contains(&percent), "{percent}"),
+    }
+    assert!(client.blob("sha256:none").await.unwrap().is_none());
+    runtime.world().is_mute = true;
+    let error = client.blobs_underway().await.unwrap_err();
+    assert!(matches!(error.why, Why::NotServed(_)), "{error}");
 }
 
 // === detection ===

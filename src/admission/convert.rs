@@ -271,7 +271,7 @@ mod tests {
         assert_eq!((&response["uid"], &response["convertedObjects"]), (&json!("u-1"), &json!([])));
         assert_eq!(response["result"]["status"], json!("Failure"));
         let message = "3 of 4 objects cannot be converted to apps.kruise.io/v1beta1: \
-            objects[1] Other shop/web: kind \"Other\" is not known; SidecarSet, ContainerRecreateRequest, ImagePullJob and NodeImage are; \
+            objects[1] Other shop/web: kind \"Other\" is not known; SidecarSet, ContainerRecreateRequest, ImagePullJob, ImageListPullJob and NodeImage are; \
             objects[2] SidecarSet b: apiVersion \"apps.kruise.io/v9\" is not served; apps.kruise.io/v1alpha1 and apps.kruise.io/v1beta1 are; \
             objects[3]: is not an object";
         assert_eq!(response["result"]["message"], json!(message));

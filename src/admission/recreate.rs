@@ -17,40 +17,22 @@ use kube::core::Request as KubeRequest;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::envelope::{self, Answer, Outcome, Refused, Request, Review, Subject};
+use super::envelope::{self, Answer, Outcome, Refused, Request, Review};
+use super::object::{Kind, Raw};
 use super::{MUTATE_RECREATE, Route};
-use crate::api::names;
 use crate::gates::Gates;
-use crate::scan::{ScanError, Scanner};
 use crate::telemetry::chain;
 use rules::{Admitted, Looked, Refusal};
 
 /// How long one read may take; two of them are well within the 10 s that the API server waits.
 const READ: Duration = Duration::from_secs(3);
 
-/// The text of a request.
-struct Raw<'a>(&'a str);
+/// The kind.
+struct Requests;
 
-impl<'a> Subject<'a> for Raw<'a> {
-    const GROUP: &'static str = names::GROUP;
+impl Kind for Requests {
     const RESOURCE: &'static str = "containerrecreaterequests";
     const KIND: &'static str = "ContainerRecreateRequest";
-    const OPERATIONS: &'static [&'static str] = &["CREATE", "UPDATE"];
-
-    type World = ();
-
-    fn scan(scanner: &mut Scanner<'a>, (): ()) -> Result<Self, ScanError> {
-        let at = scanner.mark();
-        let text = scanner.value()?;
-        if !text.starts_with('{') {
-            return Err(ScanError { expected: "an object", at });
-        }
-        Ok(Self(text))
-    }
-
-    fn scan_old(scanner: &mut Scanner<'a>) -> Result<Option<Self>, ScanError> {
-        Self::scan(scanner, ()).map(Some)
-    }
 }
 
 /// Whom to answer to.
@@ -86,7 +68,7 @@ fn understood(body: &[u8], gates: Gates) -> Result<Question, Answer> {
         Ok(None) => return Err(envelope::allowed(version, uid, None, &[])),
         Ok(Some(found)) => found,
     };
-    let read = |raw: &Raw<'_>| {
+    let read = |raw: &Raw<'_, Requests>| {
         serde_json::from_str::<Value>(raw.0)
             .map_err(|error| envelope::malformed(version, uid, &format!("the object cannot be read: {error}")))
     };
@@ -101,7 +83,7 @@ fn understood(body: &[u8], gates: Gates) -> Result<Question, Answer> {
     }
 }
 
-fn namespace(request: &Request<'_, Raw<'_>>, sent: &Value) -> String {
+fn namespace(request: &Request<'_, Raw<'_, Requests>>, sent: &Value) -> String {
     let own = sent["metadata"]["namespace"].as_str().unwrap_or_default();
     let named = [own, &*request.namespace].into_iter().find(|name| !name.is_empty());
     named.unwrap_or("default").to_owned()

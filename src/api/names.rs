@@ -80,6 +80,26 @@ pub const VIRTUAL_KUBELET: &str = "virtual-kubelet";
 /// Pod condition: its sidecars were ended after its other containers (CRR-28).
 pub const SIDECAR_TERMINATED: &str = "SidecarTerminated";
 
+/// NodeImage label: it may be there without a Node (IMG-5).
+pub const FAKE_NODE_IMAGE: &str = "apps.kruise.io/fake-nodeimage";
+/// Finalizer of ImagePullJobs: copies of Secrets are given back first (JOB-35).
+pub const DELETION_PROTECTION: &str = "apps.kruise.io/deletion-protection";
+/// Annotation of a copied Secret: `namespace/name` of the one it is a copy of (SEC-4).
+pub const SECRET_SOURCE: &str = "imagepulljobs.kruise.io/source-key";
+/// Annotation of a copied Secret: `namespace/name` of the jobs that need it (SEC-8).
+pub const SECRET_REFERENCES: &str = "imagepulljobs.kruise.io/references";
+/// Annotation of a copied Secret, and of references to it (SEC-9).
+pub const SECRET_MODE: &str = "imagepulljobs.kruise.io/mode";
+/// The one value of [`SECRET_MODE`].
+pub const SECRET_MODE_BATCH: &str = "batch";
+/// The namespace of copied Secrets, which daemons may read, unless the env variable of [`DAEMON_CONFIG_ENV`] says another
+/// (SEC-1).
+pub const DAEMON_CONFIG_NAMESPACE: &str = "kruise-daemon-config";
+/// See [`DAEMON_CONFIG_NAMESPACE`].
+pub const DAEMON_CONFIG_ENV: &str = "KRUISE_DAEMON_CONFIG_NS";
+/// Label of an ImageListPullJob and of its jobs: which template they were made of (LIST-3).
+pub const TEMPLATE_HASH: &str = "controller-revision-hash";
+
 /// ConfigMap with settings of the operator (SSV-30).
 pub const CONFIGURATION: &str = "kruise-configuration";
 /// Its key with the annotations that `patchPodMetadata` may touch (SSV-30).

@@ -33,7 +33,7 @@ use crate::cluster::missed;
 use crate::cluster::registration::scope::{self, Terms};
 use crate::cluster::registration::{self, Registration};
 use crate::cluster::trust::Published;
-use crate::controllers::{recreate, sidecarset};
+use crate::controllers::{images, recreate, sidecarset};
 use crate::health::{self, Part, Readiness};
 use crate::store::Snapshot;
 use crate::store::watch::Feed;
@@ -65,6 +65,8 @@ pub struct InCluster {
     pub rollout: sidecarset::Settings,
     /// How ContainerRecreateRequests are looked after.
     pub recreate: recreate::Settings,
+    /// How images are pulled ahead.
+    pub images: images::Settings,
     /// Whether this replica stands for election.
     pub elects: bool,
     /// How long requests are still answered after a signal.
@@ -178,6 +180,7 @@ impl Running {
                 published: snapshot_count.clone(),
                 rollout: settings.rollout.clone(),
                 recreate: settings.recreate,
+                images: settings.images,
                 missed: missed::Settings::new(&settings.operator_namespace),
                 counts,
             };

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::missed;
-use crate::controllers::{launch, pods, readiness, recreate, sidecarset};
+use crate::controllers::{images, launch, pods, readiness, recreate, sidecarset};
 use crate::store::Snapshot;
 
 /// The loops, and what they count.
@@ -24,6 +24,8 @@ pub(super) struct Loops {
     pub(super) rollout: sidecarset::Settings,
     /// How ContainerRecreateRequests are looked after.
     pub(super) recreate: recreate::Settings,
+    /// How images are pulled ahead.
+    pub(super) images: images::Settings,
     /// How missed pods are looked for.
     pub(super) missed: missed::Settings,
     /// Counted.
@@ -36,6 +38,7 @@ pub(super) struct Counts {
     pods: pods::Metrics,
     rollout: sidecarset::metrics::Metrics,
     recreate: recreate::metrics::Metrics,
+    images: images::metrics::Metrics,
     launch: launch::metrics::Metrics,
     readiness: readiness::Metrics,
     missed: missed::Gauges,
@@ -49,6 +52,7 @@ impl Counts {
         self.missed.register(registry);
         self.rollout.register(registry);
         self.recreate.register(registry);
+        self.images.register(registry);
         self.launch.register(registry);
         self.readiness.register(registry);
         self.pods.register(registry);
@@ -71,6 +75,11 @@ impl Loops {
             .gates
             .daemon
             .then(|| recreate::run(client.clone(), self.recreate, counts.recreate.clone(), &mut hub, stop.clone()));
+        // FG-1, FG-2
+        let images =
+            self.rollout.gates.image_pull_job.then(|| {
+                images::run(client.clone(), self.images.clone(), counts.images.clone(), &mut hub, stop.clone())
+            });
         let (settings, metrics) = (launch::Settings::default(), counts.launch.clone());
         let launch = launch::run(client.clone(), settings, metrics, &mut hub, stop.clone());
         let readiness = readiness::run(client.clone(), counts.readiness.clone(), &mut hub, stop.clone());
@@ -82,7 +91,13 @@ impl Loops {
                     None => stop.cancelled().await,
                 }
             };
-            _ = tokio::join!(hub.run(stop.clone()), rollout, recreate, launch, readiness, missed);
+            let images = async {
+                match images {
+                    Some(images) => images.await,
+                    None => stop.cancelled().await,
+                }
+            };
+            _ = tokio::join!(hub.run(stop.clone()), rollout, recreate, images, launch, readiness, missed);
         }
     }
 }

@@ -122,7 +122,7 @@ impl Running {
 
 /// Reads the manifests and compiles them.
 fn load(manifests: &Path, operator_namespace: &str) -> Result<(Snapshot, Vec<Notice>), NotInOrder> {
-    let Loaded { objects, errors, warnings } = files::load(manifests, operator_namespace);
+    let Loaded { objects, errors, warnings, .. } = files::load(manifests, operator_namespace);
     if !errors.is_empty() {
         return Err(NotInOrder { notices: errors });
     }

@@ -1,4 +1,5 @@
-//! `outrigger daemon`: restarts containers of one node, as ContainerRecreateRequests ask.
+//! `outrigger daemon`: restarts containers of one node, as ContainerRecreateRequests ask, and pulls images, as its NodeImage
+//! asks.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,9 @@ use kube::Config;
 use super::manager::{address, until_signalled};
 use crate::cri::detect::{Pace, Places, RUN_DIR, endpoint};
 use crate::daemon::Settings;
+use crate::daemon::images::Limits;
 use crate::gates::Gates;
+use crate::images::disk::Reserve;
 use crate::telemetry::{LogFormat, init_logging};
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +34,18 @@ pub(super) struct Args {
     /// Where the node's /run is mounted [default: /hostvarrun, or /run where that does not exist].
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// Only say what would be done: nothing is stopped, and nothing is written.
+    /// How many images are pulled at a time; any number when 0 or less.
+    #[arg(long, value_name = "NUMBER", default_value_t = -1, allow_negative_numbers = true)]
+    max_workers_for_pull_image: i64,
+    /// What pulls leave free of the image file system, as a percentage or a size such as 5Gi; 0 keeps nothing free. The
+    /// default is where the kubelet begins to evict pods.
+    #[arg(long, value_name = "PERCENT|SIZE", default_value = "15%")]
+    image_fs_reserve: Reserve,
+    /// A directory on the image file system, as this process sees it [default: where the runtime says, or the root of this
+    /// container, whose writable layer is there].
+    #[arg(long, value_name = "DIR")]
+    image_fs_path: Option<PathBuf>,
+    /// Only say what would be done: nothing is stopped or pulled, and nothing is written.
     #[arg(long)]
     dry_run: bool,
     /// What is switched on or off. Gates that are not known here are ignored.
@@ -64,6 +78,11 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
 
 fn settings(args: Args, config: Config) -> anyhow::Result<Settings> {
     let Args { node_name, addr, runtime_endpoint, socket_file, run_dir, dry_run, feature_gates, .. } = args;
+    let limits = Limits {
+        workers: usize::try_from(args.max_workers_for_pull_image).ok().filter(|count| *count > 0),
+        reserve: args.image_fs_reserve,
+        image_fs: args.image_fs_path,
+    };
     if node_name.is_empty() {
         bail!("the name of this node is empty: set NODE_NAME to the pod's spec.nodeName, or give --node-name");
     }
@@ -84,5 +103,6 @@ fn settings(args: Args, config: Config) -> anyhow::Result<Settings> {
         pace: Pace::default(),
         is_dry_run: dry_run,
         gates: feature_gates,
+        limits,
     })
 }

@@ -20,7 +20,7 @@ use crate::cluster::authority;
 use crate::cluster::registration::hooks::{Endpoint, FailurePolicy, Wanted};
 use crate::cluster::registration::{self, Scope};
 use crate::controllers::recreate::decide::Patience;
-use crate::controllers::{recreate, sidecarset};
+use crate::controllers::{images, recreate, sidecarset};
 use crate::gates::Gates;
 use crate::telemetry::{LogFormat, init_logging};
 
@@ -105,6 +105,23 @@ struct ClusterArgs {
     /// Seconds within which a node's daemon must have taken a ContainerRecreateRequest.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, hide = true)]
     crr_response: u32,
+    /// ImagePullJobs that are written at a time.
+    #[arg(long, value_name = "NUMBER", default_value_t = 8)]
+    imagepulljob_workers: u16,
+    /// NodeImages that are written at a time.
+    #[arg(long, value_name = "NUMBER", default_value_t = 16)]
+    nodeimage_workers: u16,
+    /// Seconds that a node must have been Ready before it gets a NodeImage.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    nodeimage_creation_delay: u32,
+    /// Seconds for which the entry of an image that an ImagePullJob wanted is kept in a NodeImage, beyond the time that the
+    /// job gives it; up to 31 days.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(0..=2_678_400))]
+    default_ttlseconds_for_always_nodeimage: u32,
+    /// The namespace to which pull secrets are copied for the daemons to read.
+    #[arg(long, env = names::DAEMON_CONFIG_ENV, value_name = "NAMESPACE", default_value = names::DAEMON_CONFIG_NAMESPACE)]
+    daemon_config_namespace: String,
     /// What is switched on or off, such as InPlaceUpdateNativeSidecar=false. Gates that are not known here are ignored.
     #[arg(long, value_name = "GATE=BOOL,…", default_value = "")]
     feature_gates: Gates,
@@ -244,6 +261,13 @@ async fn settings(args: Args) -> anyhow::Result<InCluster> {
                 default_ttl: cluster.crr_default_ttl.map(|seconds| Duration::from_secs(seconds.into())),
                 ..recreate::Settings::default().patience
             },
+        },
+        images: images::Settings {
+            creation_delay: cluster.nodeimage_creation_delay,
+            default_ttl: cluster.default_ttlseconds_for_always_nodeimage,
+            workers: cluster.imagepulljob_workers.into(),
+            writes: cluster.nodeimage_workers.into(),
+            namespace: cluster.daemon_config_namespace,
         },
         elects: cluster.enable_leader_election,
         linger,

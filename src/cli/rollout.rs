@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::explain::{PAGE, ReadError, config, each, query, read};
-use super::{rewrite, say};
+use super::{rewrite, say, table};
 use crate::api::names;
 use crate::api::sidecarset::{SidecarSet, SidecarSetSpec};
 use crate::cluster::FIELD_OWNER;
@@ -249,17 +249,6 @@ fn images(data: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let image = |container: &Value| format!("{}={}", text(&container["name"]), text(&container["image"]));
     lists.into_iter().flatten().flatten().map(image).collect()
-}
-
-/// Rows with columns of the same width.
-fn table<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
 }
 
 async fn undo(cluster: &Cluster, name: &str, number: Option<i64>) -> anyhow::Result<ExitCode> {

@@ -1,8 +1,9 @@
 //! Going away for good: no webhook is left that nobody answers, and every object stays readable.
 //!
 //! In this order: the webhook configurations, so that pods are created again at once; the manager's Deployment is scaled
-//! to zero, or it would register again; the configurations once more; then the conversion of our CRDs, which
-//! nobody answers any more, is set to None. With None, v1beta1 objects are read and written as they are stored.
+//! to zero, or it would register again; the configurations once more; the finalizer of ImagePullJobs, which nobody would
+//! take off any more, so that they and their CRD can go; then the conversion of our CRDs, which nobody answers any more, is
+//! set to None. With None, v1beta1 objects are read and written as they are stored.
 //! Of v1alpha1 only the version changes, and what v1beta1 does not know is dropped when written: use v1beta1 from then
 //! on. `kubectl apply` of the manifests brings the webhook back. Everything may be done twice.
 
@@ -11,7 +12,8 @@ use std::time::Duration;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::Instant;
@@ -23,6 +25,8 @@ use crate::telemetry::chain;
 
 /// How long the manager may take to stop.
 const STOP: Duration = Duration::from_mins(1);
+/// Jobs of one page of a list.
+const PAGE: u32 = 500;
 const LOOK: Duration = Duration::from_millis(500);
 
 /// What is to be removed, and how.
@@ -86,6 +90,7 @@ pub async fn uninstall(client: &Client, settings: &Settings, mut tell: impl FnMu
             }
         }
     }
+    say(release(client, settings).await);
     for name in CONVERTED {
         say(convert_no_more(client, settings, name).await);
     }
@@ -152,6 +157,63 @@ async fn stop(client: &Client, settings: &Settings) -> Line {
 /// Whether the status is about the scale that we asked for.
 fn is_observed(live: &Deployment) -> bool {
     live.status.as_ref().and_then(|status| status.observed_generation) >= live.metadata.generation
+}
+
+/// Takes our finalizer off the ImagePullJobs that have it: those under way when the manager stopped. What it holds back for,
+/// copies of Secrets, goes with their namespace.
+async fn release(client: &Client, settings: &Settings) -> Line {
+    let resource = ApiResource {
+        group: names::GROUP.to_owned(),
+        version: "v1beta1".to_owned(),
+        api_version: names::V1BETA1.to_owned(),
+        kind: "ImagePullJob".to_owned(),
+        plural: "imagepulljobs".to_owned(),
+    };
+    let what = "imagepulljobs".to_owned();
+    let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let mut params = ListParams::default().limit(PAGE);
+    let mut released = false;
+    loop {
+        let page = match call(all.list_metadata(&params)).await {
+            Ok(page) => page,
+            Err(err) => return Line { what, outcome: outcome(Err(err), "", "not there") },
+        };
+        for job in &page.items {
+            match release_one(client, &resource, &job.metadata, settings.dry_run).await {
+                Ok(done) => released |= done,
+                Err(err) => return Line { what, outcome: Outcome::Failed(chain(&err)) },
+            }
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => break,
+        }
+    }
+    let outcome = if released { Outcome::Done("released") } else { Outcome::Already("held back by nothing") };
+    Line { what, outcome }
+}
+
+/// Whether there was something to take off.
+async fn release_one(
+    client: &Client,
+    resource: &ApiResource,
+    job: &ObjectMeta,
+    dry_run: bool,
+) -> Result<bool, CallError> {
+    let (name, finalizers) = (job.name.as_deref().unwrap_or_default(), job.finalizers.clone().unwrap_or_default());
+    let left: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != names::DELETION_PROTECTION).collect();
+    if left.len() == finalizers.len() {
+        return Ok(false);
+    }
+    let jobs: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), job.namespace.as_deref().unwrap_or("default"), resource);
+    let params = PatchParams { dry_run, field_manager: Some(FIELD_OWNER.to_owned()), ..PatchParams::default() };
+    // With the version, so that a finalizer that another has just put there stays.
+    let patch = json!({ "metadata": { "resourceVersion": job.resource_version, "finalizers": left } });
+    match call(jobs.patch(name, &params, &Patch::Merge(patch))).await {
+        Err(err) if err.code() != Some(404) => Err(err),
+        _ => Ok(true),
+    }
 }
 
 async fn convert_no_more(client: &Client, settings: &Settings, name: &str) -> Line {

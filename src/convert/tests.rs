@@ -153,6 +153,7 @@ fn a_recreate_request_becomes_v1alpha1(#[case] before: Value, #[case] after: Val
 
 #[rstest]
 #[case::conv_ipj_1("ImagePullJob", json!({"spec": {"image": "a", "podSelector": {}}, "status": {"desired": 0}}))]
+#[case::list("ImageListPullJob", json!({"spec": {"images": ["a", "b"], "parallelism": "10%"}, "status": {"desired": 2}}))]
 #[case::conv_ni_2("NodeImage", json!({"spec": {"images": {"a": {"pullSecrets": [{"name": "s", "mode": "batch"}]}}}}))]
 fn where_the_versions_are_equal_only_the_version_changes(#[case] kind: &str, #[case] members: Value) {
     assert_eq!(newer(kind, &members), members);
@@ -171,7 +172,7 @@ fn an_object_of_the_wanted_version_stays_as_it_is(#[case] kind: &str, #[case] me
 #[rstest]
 #[case::version(json!({"apiVersion": "apps.kruise.io/v2", "kind": "SidecarSet"}), names::V1BETA1, "apiVersion \"apps.kruise.io/v2\" is not served; apps.kruise.io/v1alpha1 and apps.kruise.io/v1beta1 are")]
 #[case::wanted_version(json!({}), "v1", "apiVersion \"v1\" is not served; apps.kruise.io/v1alpha1 and apps.kruise.io/v1beta1 are")]
-#[case::kind(json!({"apiVersion": names::V1ALPHA1, "kind": "CloneSet"}), names::V1BETA1, "kind \"CloneSet\" is not known; SidecarSet, ContainerRecreateRequest, ImagePullJob and NodeImage are")]
+#[case::kind(json!({"apiVersion": names::V1ALPHA1, "kind": "CloneSet"}), names::V1BETA1, "kind \"CloneSet\" is not known; SidecarSet, ContainerRecreateRequest, ImagePullJob, ImageListPullJob and NodeImage are")]
 #[case::list(json!([]), names::V1BETA1, "is not an object")]
 #[case::labels(
     json!({"apiVersion": names::V1BETA1, "kind": "SidecarSet", "metadata": {"labels": 1}, "spec": {"customVersion": "v1"}}),

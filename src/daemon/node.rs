@@ -31,13 +31,9 @@ const RECOVERY: Duration = Duration::from_secs(1);
 
 /// What a node is served with.
 pub(super) struct Node {
-    pub(super) client: Client,
-    pub(super) name: String,
-    pub(super) is_dry_run: bool,
-    pub(super) runtimes: watch::Receiver<Arc<Runtimes>>,
+    pub(super) shared: Arc<Shared>,
     pub(super) requests_part: Part,
     pub(super) pods_part: Part,
-    pub(super) metrics: Metrics,
     pub(super) stopping: CancellationToken,
 }
 
@@ -126,8 +122,7 @@ pub(super) async fn run(node: Node) {
 }
 
 async fn lead(node: Node) {
-    let Node { client, name, is_dry_run, runtimes, requests_part, pods_part, metrics, .. } = node;
-    let shared = Arc::new(Shared { client, node: name, is_dry_run, runtimes, metrics, known: Mutex::default() });
+    let Node { shared, requests_part, pods_part, .. } = node;
     let parts = [requests_part, pods_part];
     let (mut watching, mut news) = shared.watch(&parts);
     let mut workers = Workers { shared: Arc::clone(&shared), tasks: JoinSet::new(), keys: HashMap::new() };
@@ -181,6 +176,22 @@ impl Key {
 // === impl Shared ===
 
 impl Shared {
+    pub(super) fn new(
+        client: Client,
+        node: String,
+        is_dry_run: bool,
+        runtimes: watch::Receiver<Arc<Runtimes>>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { client, node, is_dry_run, runtimes, metrics, known: Mutex::default() }
+    }
+
+    /// Names of the runtimes that this node's pods are of, one for each pod that tells (WEAK-37).
+    pub(super) fn runtimes(&self) -> Vec<String> {
+        let known = self.known();
+        known.pods.values().filter_map(|pod| runtime_of(&pod.text)).collect()
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -320,8 +331,16 @@ impl Known {
     }
 }
 
+/// The scheme of the first container's id in a pod's text.
+fn runtime_of(text: &str) -> Option<String> {
+    let pod: Value = serde_json::from_str(text).ok()?;
+    let mut statuses = pod["status"]["containerStatuses"].as_array()?.iter();
+    let (name, _) = statuses.find_map(|status| status["containerID"].as_str()?.split_once("://"))?;
+    Some(name.to_owned())
+}
+
 /// Whether one resourceVersion is of a later time than another.
-fn is_newer(version: &str, than: &str) -> bool {
+pub(super) fn is_newer(version: &str, than: &str) -> bool {
     match (version.parse::<u64>(), than.parse::<u64>()) {
         (Ok(version), Ok(than)) => version > than,
         _ => false,
@@ -541,6 +560,13 @@ mod tests {
             "status": {"podIP": "10.0.0.1", "containerStatuses": [{"name": "a", "ready": true}]},
         });
         assert_eq!(serde_json::from_str::<Value>(&pod.text).unwrap(), kept);
+    }
+
+    #[test]
+    fn a_pod_tells_which_runtime_it_is_of_weak_37() {
+        let pod = json!({"status": {"containerStatuses": [{"name": "a"}, {"name": "b", "containerID": "cri-o://12"}]}});
+        assert_eq!(runtime_of(&pod.to_string()).as_deref(), Some("cri-o"));
+        assert_eq!(runtime_of("{}"), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::events::News;
+use super::events::{self, News};
 use super::hook::Hook;
 use super::metrics::{Became, Deed};
 use super::node::{Key, Request, Shared};
@@ -324,20 +324,19 @@ impl Worker {
 
     /// Writes an event about a container. Nobody waits for it.
     fn event(&mut self, target: &Target, reason: &'static str, message: String) {
+        let Key { namespace: ns, name } = &self.pod;
         let news = News {
-            namespace: self.pod.namespace.to_string(),
-            pod: self.pod.name.to_string(),
-            uid: target.request.read.pod_uid.clone(),
-            container: target.container.clone(),
+            component: events::RECREATE,
+            about: events::container(ns, name, &target.request.read.pod_uid, &target.container),
             is_warning: reason != "Killing",
             reason,
             message,
             occasion: target.occasion(),
         };
-        let shared = Arc::clone(&self.shared);
+        let (shared, pod) = (Arc::clone(&self.shared), self.pod.clone());
         self.left.spawn(async move {
             if let Err(error) = news.write(&shared.client, &shared.node, now()).await {
-                tracing::warn!(ns = news.namespace, name = news.pod, reason, %error, "an event is lost");
+                tracing::warn!(ns = &*pod.namespace, name = &*pod.name, reason, %error, "an event is lost");
             }
         });
     }

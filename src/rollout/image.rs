@@ -3,9 +3,8 @@
 //! Runtimes write names out in full (`docker.io/library/busybox:1` for `busybox:1`) and report digests with a repository
 //! or bare, so names are compared as runtimes write them, and a digest before any name.
 
-use std::borrow::Cow;
-
 use super::pod::Status;
+use crate::api::image::full_name;
 
 /// What the report of a runtime says of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,20 +35,6 @@ pub(super) fn digest(image: &str) -> Option<&str> {
 
 fn same_name(spec: &str, reported: &str) -> bool {
     !reported.is_empty() && full_name(spec) == full_name(reported)
-}
-
-/// The name with its registry and tag, without a digest.
-fn full_name(image: &str) -> Cow<'_, str> {
-    let (name, has_digest) = image.split_once('@').map_or((image, false), |(name, _)| (name, true));
-    let (host, path) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
-        _ => ("docker.io", name),
-    };
-    let host = if host == "index.docker.io" { "docker.io" } else { host };
-    let library = if host == "docker.io" && !path.contains('/') { "library/" } else { "" };
-    let has_tag = path.rsplit('/').next().is_some_and(|last| last.contains(':'));
-    let tag = if has_tag || has_digest { "" } else { ":latest" };
-    Cow::Owned(format!("{host}/{library}{path}{tag}"))
 }
 
 #[cfg(test)]

@@ -16,10 +16,10 @@ mod overlap;
 mod patches;
 mod ports;
 mod probes;
-mod report;
+pub(crate) mod report;
 mod resources;
 mod security;
-mod selectors;
+pub(crate) mod selectors;
 mod strategies;
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,8 @@ pub struct Loaded {
     pub errors: Vec<Notice>,
     /// What is legal, but likely not what was meant.
     pub warnings: Vec<Notice>,
+    /// Jobs that pull images, in the order of the files. Pods do not depend on them.
+    pub jobs: Vec<Document>,
 }
 
 /// One line about an object or a file.
@@ -37,7 +39,12 @@ pub struct Notice {
 
 /// Reads all `*.yaml`, `*.yml` and `*.json` files of `directory`.
 pub fn load(directory: &Path, operator_namespace: &str) -> Loaded {
-    let mut loaded = Loaded { objects: Objects::new(operator_namespace), errors: Vec::new(), warnings: Vec::new() };
+    let mut loaded = Loaded {
+        objects: Objects::new(operator_namespace),
+        errors: Vec::new(),
+        warnings: Vec::new(),
+        jobs: Vec::new(),
+    };
     let documents = match files(directory) {
         Ok(files) => loaded.read(&files),
         Err(notice) => {
@@ -49,7 +56,11 @@ pub fn load(directory: &Path, operator_namespace: &str) -> Loaded {
     let (sets, rest): (Vec<Document>, Vec<Document>) =
         documents.into_iter().partition(|document| document.group() == names::GROUP && document.kind == "SidecarSet");
     for document in rest {
-        loaded.apply(&document);
+        if document.group() == names::GROUP && matches!(&*document.kind, "ImagePullJob" | "ImageListPullJob") {
+            loaded.jobs.push(document);
+        } else {
+            loaded.apply(&document);
+        }
     }
     for set in sets {
         let findings = loaded.objects.apply_sidecarset(set.value);
@@ -161,7 +172,8 @@ impl Loaded {
 // === impl Notice ===
 
 impl Notice {
-    fn about(origin: &Origin, problem: &Problem) -> Self {
+    /// About an object.
+    pub fn about(origin: &Origin, problem: &Problem) -> Self {
         Self { place: origin.to_string(), message: problem.to_string() }
     }
 }

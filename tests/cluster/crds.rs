@@ -52,6 +52,7 @@ async fn the_definitions_are_accepted_explained_and_served_in_both_versions(
     samples_are_accepted(cluster).await.context("samples")?;
     recreate_requests_read_back_equal(cluster, ns).await.context("ContainerRecreateRequests")?;
     a_secrets_mode_survives_an_older_writer(cluster).await.context("NodeImages")?;
+    jobs_read_back_equal(cluster, ns).await.context("ImagePullJobs and ImageListPullJobs")?;
     columns_are_printed(cluster, ns).await.context("kubectl get")?;
     cluster.kubectl_says(&["delete", "-f", &files]).await?;
     Ok(())
@@ -111,6 +112,7 @@ async fn is_explained(cluster: &Cluster) -> Result<()> {
         ("sidecarset.spec.volumes", "Volumes that the containers above mount"),
         ("crr.spec.strategy", "How to restart them."),
         ("imagepulljob.spec.parallelism", "1 by default, 0 pauses the job"),
+        ("imagelistpulljob.spec.images", "1 to 255, none twice"),
         ("nodeimage.status.imageStatuses", "How far each image is"),
     ] {
         let explained = cluster.kubectl_says(&["explain", path]).await?;
@@ -252,6 +254,53 @@ async fn a_secrets_mode_survives_an_older_writer(cluster: &Cluster) -> Result<()
     Ok(())
 }
 
+/// CONV-IPJ-1: what one version writes the other reads, and writes back, without loss.
+async fn jobs_read_back_equal(cluster: &Cluster, ns: &Namespace) -> Result<()> {
+    let shared = json!({
+        "selector": {"names": ["n"]}, "parallelism": "10%", "pullSecrets": ["s"], "imagePullPolicy": "Always",
+        "pullPolicy": {"timeoutSeconds": 5, "backoffLimit": 0}, "sandboxConfig": {"labels": {"a": "b"}},
+        "completionPolicy": {"type": "Always", "activeDeadlineSeconds": 900, "ttlSecondsAfterFinished": 0},
+    });
+    let with = |member: &str, value: Value| {
+        let mut spec = shared.clone();
+        spec[member] = value;
+        spec
+    };
+    for (kind, spec, status) in [
+        (
+            "ImagePullJob",
+            with("image", json!("a:1")),
+            json!({"desired": 3, "active": 1, "succeeded": 1, "failed": 1, "failedNodes": ["n"]}),
+        ),
+        (
+            "ImageListPullJob",
+            with("images", json!(["a:1", "b:1"])),
+            json!({"desired": 2, "active": 1, "completed": 1, "succeeded": 0, "failedImageStatuses": [
+                {"imagePullJob": "j", "name": "a:1", "message": "m"}]}),
+        ),
+    ] {
+        let versions = ["v1alpha1", "v1beta1"];
+        for (written, read) in [(versions[0], versions[1]), (versions[1], versions[0])] {
+            let name = format!("warm-{written}");
+            let [writer, reader] = [written, read].map(|version| api(cluster, version, kind, Some(ns)));
+            let object = json!({
+                "apiVersion": format!("{}/{written}", names::GROUP), "kind": kind, "metadata": {"name": name}, "spec": spec,
+            });
+            let made = create(&writer, &object).await.with_context(|| format!("{kind} {name}"))?;
+            let mut told: DynamicObject = serde_json::from_value(made)?;
+            told.data["status"] = status.clone();
+            writer.replace_status(&name, &PostParams::default(), &told).await?;
+            let seen = get(&reader, &name).await?;
+            assert_eq!((&seen["spec"], &seen["status"]), (&spec, &status), "{kind} {name}");
+            assert_eq!(seen["apiVersion"], format!("{}/{read}", names::GROUP));
+            replace(&reader, &seen).await?;
+            let again = get(&writer, &name).await?;
+            assert_eq!((&again["spec"], &again["status"]), (&spec, &status), "{kind} {name}");
+        }
+    }
+    Ok(())
+}
+
 /// API-4.
 async fn columns_are_printed(cluster: &Cluster, ns: &Namespace) -> Result<()> {
     let job = json!({
@@ -264,6 +313,8 @@ async fn columns_are_printed(cluster: &Cluster, ns: &Namespace) -> Result<()> {
         ("crr", "NAME PHASE POD NODE AGE"),
         ("imagepulljobs", "NAME TOTAL ACTIVE SUCCEED FAILED AGE"),
         ("imagepulljobs.v1alpha1.apps.kruise.io", "NAME TOTAL ACTIVE SUCCEED FAILED AGE MESSAGE"),
+        ("imagelistpulljobs", "NAME TOTAL SUCCEEDED COMPLETED AGE"),
+        ("imagelistpulljobs.v1alpha1.apps.kruise.io", "NAME TOTAL SUCCEEDED COMPLETED AGE"),
         ("nodeimages", "NAME DESIRED PULLING SUCCEED FAILED AGE"),
     ] {
         let printed = cluster.kubectl_says(&["get", resource, "-n", ns.name()]).await?;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::print_stdout, reason = "a test says what it has measured")]
 
+mod images;
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -31,7 +33,7 @@ const NAMESPACE: &str = "outrigger-daemon";
 const ACCOUNT: &str = "outrigger-daemon";
 
 pub fn tests() -> Vec<Test> {
-    run::alone![
+    let mut tests = run::alone![
         a_daemon_writes_about_its_own_node_alone_weak_38,
         a_container_is_restarted_and_its_pod_is_told_crr_52,
         containers_are_restarted_one_after_another_crr_47,
@@ -46,12 +48,14 @@ pub fn tests() -> Vec<Test> {
         a_dry_run_does_nothing,
         rights_are_exactly_those_that_are_used,
         a_daemon_costs_little_with_a_hundred_pods,
-    ]
+    ];
+    tests.extend(images::tests());
+    tests
 }
 
 // === what is installed ===
 
-/// Makes the API server know ContainerRecreateRequests, and applies the daemon's manifests.
+/// Makes the API server know what the daemon works on, and applies the daemon's manifests.
 async fn install(cluster: &Cluster) -> Result<()> {
     let namespaces: Api<KubeNamespace> = Api::all(cluster.client());
     until("the namespace of the last test is gone", PATIENCE, async || {
@@ -59,17 +63,24 @@ async fn install(cluster: &Cluster) -> Result<()> {
     })
     .await?;
     let root = env!("CARGO_MANIFEST_DIR");
-    let name = "containerrecreaterequests.apps.kruise.io";
-    let text = std::fs::read_to_string(format!("{root}/manifests/crds/apps.kruise.io_containerrecreaterequests.yaml"))?;
-    let mut crd: Value = serde_saphyr::from_str(&text)?;
-    // Nobody serves conversion here.
-    crd["spec"]["conversion"] = json!({"strategy": "None"});
     let api: Api<CustomResourceDefinition> = Api::all(cluster.client());
-    api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&crd)).await.context("the CRD")?;
+    for plural in ["containerrecreaterequests", "nodeimages"] {
+        let text = std::fs::read_to_string(format!("{root}/manifests/crds/apps.kruise.io_{plural}.yaml"))?;
+        let mut crd: Value = serde_saphyr::from_str(&text)?;
+        // Nobody serves conversion here.
+        crd["spec"]["conversion"] = json!({"strategy": "None"});
+        let name = format!("{plural}.apps.kruise.io");
+        api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&crd)).await.context("a CRD")?;
+    }
     let manifests = format!("{root}/manifests/daemon");
     cluster.kubectl_says(&["apply", "--server-side", "--force-conflicts", "-k", &manifests]).await?;
     let requests: Api<DynamicObject> = Api::all_with(cluster.client(), &kind());
-    until("requests are served", PATIENCE, async || Ok(requests.list(&ListParams::default()).await.is_ok())).await
+    let images = images::node_images(&cluster.client());
+    until("both kinds are served", PATIENCE, async || {
+        let list = ListParams::default();
+        Ok(requests.list(&list).await.is_ok() && images.list(&list).await.is_ok())
+    })
+    .await
 }
 
 /// Takes the manifests away again.
@@ -426,8 +437,37 @@ async fn writes_of_a_daemon(cluster: &Cluster, ns: &Namespace) -> Result<()> {
     let told = status(&unbound, &mine).await.err().context("a token that names no node")?.to_string();
     ensure!(told.contains("names no node"), "{told}");
     status(&cluster.client(), &other).await.context("others are not concerned")?;
+    writes_of_node_images(cluster, &daemon, [&mine, &other]).await?;
     let nodes: Api<Node> = Api::all(cluster.client());
     nodes.delete(&mine, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+/// The status of the NodeImage of its own node, and nothing else of it.
+async fn writes_of_node_images(cluster: &Cluster, daemon: &Client, [mine, other]: [&str; 2]) -> Result<()> {
+    let file = format!("{}/manifests/crds/apps.kruise.io_nodeimages.yaml", env!("CARGO_MANIFEST_DIR"));
+    cluster.kubectl_says(&["apply", "--server-side", "--force-conflicts", "-f", &file]).await?;
+    let kind = ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk("apps.kruise.io", "v1beta1", "NodeImage"));
+    let [own, all]: [Api<DynamicObject>; 2] =
+        [daemon.clone(), cluster.client()].map(|client| Api::all_with(client, &kind));
+    for node in [mine, other] {
+        let object = json!({"apiVersion": "apps.kruise.io/v1beta1", "kind": "NodeImage", "metadata": {"name": node}});
+        let object: DynamicObject = serde_json::from_value(object)?;
+        eventually("NodeImages are served", PATIENCE, async || {
+            all.create(&PostParams::default(), &object).await?;
+            Ok(Some(()))
+        })
+        .await?;
+    }
+    let status = Patch::Merge(json!({"status": {"desired": 0}}));
+    own.patch_status(mine, &PatchParams::default(), &status).await.context("the status of its own NodeImage")?;
+    let told = own.patch_status(other, &PatchParams::default(), &status).await.err().context("that of another")?;
+    ensure!(told.to_string().contains(&format!("may not write nodeimages of node \"{other}\"")), "{told}");
+    let spec = Patch::Merge(json!({"spec": {"images": {}}}));
+    own.patch(mine, &PatchParams::default(), &spec).await.err().context("the spec of its own NodeImage")?;
+    for node in [mine, other] {
+        all.delete(node, &DeleteParams::default()).await?;
+    }
     Ok(())
 }
 
@@ -439,6 +479,8 @@ async fn on_a_node(cluster: &Cluster, ns: &Namespace, test: impl AsyncFnOnce(&Ho
         let host = Host::new(cluster, ns).await?;
         let tested = test(&host).await;
         Api::<Node>::all(cluster.client()).delete(&host.name, &DeleteParams::default()).await?;
+        // Some tests have none, or have deleted it.
+        _ = images::node_images(&cluster.client()).delete(&host.name, &DeleteParams::default()).await;
         tested
     })
     .await
@@ -690,6 +732,7 @@ async fn rights_are_exactly_those_that_are_used(cluster: &Cluster, ns: &Namespac
         let pod = host.pod("web", &["web"], &json!(null)).await?;
         host.request("r", &pod, &["web"], &json!({})).await?;
         host.completed("r").await?;
+        host.pull_with_a_secret().await?;
         // A watch is written down when it ends.
         daemon.process.stop(Stop::Gracefully).await?;
         let account = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
@@ -712,11 +755,16 @@ async fn rights_are_exactly_those_that_are_used(cluster: &Cluster, ns: &Namespac
     .await
 }
 
-/// The rights in `manifests/daemon/rbac.yaml`, as `verb resource.group`.
+/// The rights in `manifests/daemon/rbac.yaml` and, in the namespace of copied Secrets, `manifests/config/daemon.yaml`, as
+/// `verb resource.group`.
 fn granted() -> Result<BTreeSet<String>> {
-    let text = std::fs::read_to_string(format!("{}/manifests/daemon/rbac.yaml", env!("CARGO_MANIFEST_DIR")))?;
     let mut granted = BTreeSet::new();
-    for document in serde_saphyr::from_multiple::<Value>(&text)? {
+    let mut documents = Vec::new();
+    for file in ["daemon/rbac.yaml", "config/daemon.yaml"] {
+        let text = std::fs::read_to_string(format!("{}/manifests/{file}", env!("CARGO_MANIFEST_DIR")))?;
+        documents.extend(serde_saphyr::from_multiple::<Value>(&text)?);
+    }
+    for document in documents {
         for rule in document["rules"].as_array().into_iter().flatten() {
             let list = |member: &str| -> Vec<String> {
                 let items = rule[member].as_array().into_iter().flatten();

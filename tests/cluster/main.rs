@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "helpers of tests fail the test")]
 
+#[path = "../support/fleet/mod.rs"]
+mod fleet;
 #[path = "../support/cluster/mod.rs"]
 mod harness;
 #[path = "../support/cri/mod.rs"]
@@ -13,9 +15,12 @@ mod crds;
 mod daemon;
 mod explain;
 mod facts;
+mod images;
 mod launch;
 mod manager;
 mod missed;
+mod pull;
+mod pull_scale;
 mod recreate;
 mod registration;
 mod rollout;
@@ -32,10 +37,13 @@ fn main() -> ExitCode {
         crds::tests(),
         registration::tests(),
         explain::tests(),
+        images::tests(),
         daemon::tests(),
         launch::tests(),
         manager::tests(),
         missed::tests(),
+        pull::tests(),
+        pull_scale::tests(),
         recreate::tests(),
         rollout::tests(),
         store::tests(),

@@ -325,6 +325,7 @@ async fn used_rights(installed: &Installed<'_>, ns: &Namespace) -> Result<()> {
     crate::rollout::takes_every_right(cluster, ns).await?;
     crate::launch::takes_every_right(cluster, ns).await?;
     crate::recreate::takes_every_right(cluster, ns).await?;
+    crate::images::takes_every_right(cluster, ns).await?;
     missed_pod(cluster, ns, &manager).await?;
     authority::request(cluster.client(), NAMESPACE, "kruise-webhook-certs", Request::Leaf).await?;
     until("the registration is repaired", PATIENCE * 2, async || Ok(hooks.get_opt(pod_hook).await?.is_some())).await?;
@@ -392,11 +393,16 @@ async fn missed_pod(cluster: &Cluster, ns: &Namespace, manager: &Manager) -> Res
     counted.await.map_err(|error| manager.process.explain(error))
 }
 
-/// The rights in `manifests/base/rbac.yaml`, as `verb resource.group`.
+/// The rights in `manifests/base/rbac.yaml` and, in the namespace of copied Secrets, `manifests/config/manager.yaml`, as
+/// `verb resource.group`.
 fn granted() -> Result<BTreeSet<String>> {
-    let text = std::fs::read_to_string(format!("{}/base/rbac.yaml", manifests()))?;
     let mut granted = BTreeSet::new();
-    for document in serde_saphyr::from_multiple::<Value>(&text)? {
+    let mut documents = Vec::new();
+    for file in ["base/rbac.yaml", "config/manager.yaml"] {
+        let text = std::fs::read_to_string(format!("{}/{file}", manifests()))?;
+        documents.extend(serde_saphyr::from_multiple::<Value>(&text)?);
+    }
+    for document in documents {
         for rule in document["rules"].as_array().into_iter().flatten() {
             let list = |member: &str| -> Vec<String> {
                 let items = rule[member].as_array().into_iter().flatten();

@@ -329,7 +329,16 @@ async fn wh_9_3_entries_of_the_reference_that_nobody_serves_are_taken_out(_: &Cl
     let live = api.get(names::MUTATING_CONFIGURATION).await?;
     let mut left = live.webhooks.unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
     left.sort();
-    assert_eq!(left, ["mcontainerrecreaterequest.kb.io", "mpod.kb.io", "msidecarset.kb.io", "other.test.io"]);
+    let expected = [
+        "mcontainerrecreaterequest.kb.io",
+        "mimagelistpulljob-v1beta1.kb.io",
+        "mimagepulljob-v1beta1.kb.io",
+        "mnodeimage.kb.io",
+        "mpod.kb.io",
+        "msidecarset.kb.io",
+        "other.test.io",
+    ];
+    assert_eq!(left, expected);
     let entry = entry(ns.client(), POD_HOOK).await?;
     assert_eq!(entry["clientConfig"]["url"], "https://127.0.0.1:9/mutate-pod");
     assert_eq!(entry["clientConfig"]["service"], Value::Null);

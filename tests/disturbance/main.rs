@@ -13,6 +13,8 @@ mod harness;
 
 #[path = "../cluster/explain.rs"]
 mod explain;
+#[path = "../cluster/images.rs"]
+mod images;
 #[path = "../cluster/launch.rs"]
 mod launch;
 #[path = "../cluster/manager.rs"]

@@ -23,7 +23,11 @@ use crate::outrigger;
 use crate::pods::{self, PATIENCE};
 
 pub const NAMESPACE: &str = "outrigger-daemon";
-const DAEMON_SET: &str = "outrigger-daemon";
+pub const DAEMON_SET: &str = "outrigger-daemon";
+
+/// What the shipped daemon keeps free on its disk, and what the one of the tests does.
+const SHIPPED_RESERVE: &str = "--image-fs-reserve=15%";
+pub const RESERVE: &str = "--image-fs-reserve=1%";
 
 /// Pods beside the daemon while it has nothing to do.
 const PODS: usize = 100;
@@ -48,8 +52,13 @@ pub async fn installed(cluster: &Cluster) -> Result<Pod> {
     outrigger::installed(cluster).await?;
     let sets: Api<DaemonSet> = Api::namespaced(cluster.client(), NAMESPACE);
     if sets.get_opt(DAEMON_SET).await?.is_none() {
-        let manifests = format!("{}/manifests/daemon", env!("CARGO_MANIFEST_DIR"));
-        cluster.kubectl_says(&["apply", "--server-side", "-k", &manifests]).await?;
+        // As it is shipped, but that this machine may be fuller than a node should be.
+        let manifests =
+            cluster.kubectl_says(&["kustomize", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/daemon")]).await?;
+        ensure!(manifests.contains(SHIPPED_RESERVE), "{DAEMON_SET} has no {SHIPPED_RESERVE}");
+        let file = cluster.dir().join("daemon.yaml");
+        fs::write(&file, manifests.replace(SHIPPED_RESERVE, RESERVE))?;
+        cluster.kubectl_says(&["apply", "--server-side", "-f", &file.display().to_string()]).await?;
         let status = ["-n", NAMESPACE, "rollout", "status", "daemonset", DAEMON_SET, "--timeout=60s"];
         let told = cluster.kubectl_says(&status).await;
         if told.is_err() {
@@ -131,9 +140,18 @@ async fn it_costs_next_to_nothing_while_idle(cluster: &Cluster, ns: &Namespace) 
         Ok(pods.len() == PODS && pods.iter().all(is_ready))
     })
     .await?;
-    let pod = pod(cluster).await?;
-    let id = pods::status(&pod, "daemon")?.container_id.clone().unwrap_or_default();
-    let process = process(id.strip_prefix("containerd://").unwrap_or(&id))?;
+    // One that has only just started, so that it does not matter which tests ran before; those are told apart.
+    let veteran = pod(cluster).await?;
+    println!("after what it did before: {:.1} MiB resident", resident(&process_of(&veteran)?)?);
+    let restarts = pods::status(&veteran, "daemon")?.restart_count;
+    until("it is killed", PATIENCE, async || kill(cluster).await).await?;
+    let pod = eventually("it is ready again", PATIENCE, async || {
+        let pod = pod(cluster).await?;
+        let is_another = pods::status(&pod, "daemon").is_ok_and(|status| status.restart_count > restarts);
+        Ok(Some(pod).filter(|pod| is_another && is_ready(pod)))
+    })
+    .await?;
+    let process = process_of(&pod)?;
     let (before, began) = (ticks(&process)?, Instant::now());
     sleep(IDLE).await;
     let spent = ticks(&process)? - before;
@@ -155,6 +173,12 @@ async fn http(address: &str, path: &str) -> Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)
+}
+
+/// The directory in `/proc` of the daemon's process.
+fn process_of(pod: &Pod) -> Result<std::path::PathBuf> {
+    let id = pods::status(pod, "daemon")?.container_id.clone().unwrap_or_default();
+    process(id.strip_prefix("containerd://").unwrap_or(&id))
 }
 
 /// The directory in `/proc` of the process of a container, by the name of its control group.

@@ -4,9 +4,15 @@
 
 #[path = "../support/cluster/mod.rs"]
 mod harness;
+#[path = "../support/registry/mod.rs"]
+mod registry;
 
 mod daemon;
 mod facts;
+mod image_secrets;
+mod image_site;
+mod image_trouble;
+mod images;
 mod launch;
 mod outrigger;
 mod pods;
@@ -29,6 +35,7 @@ fn main() -> ExitCode {
         restart::tests(),
         daemon::tests(),
         storm::tests(),
+        images::tests(),
     ];
     harness::run::main(Parts::Node, subjects.into_iter().flatten())
 }

@@ -7,6 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::admission::diff;
+use crate::admission::object::object_at;
 use crate::admission::patch::pointer;
 use crate::api::json::decode;
 use crate::api::names;
@@ -362,18 +363,6 @@ fn fill(target: &mut Value, found: &Found<'_>) {
             target["ports"] = json!(ports);
         }
     }
-}
-
-/// The object at `name`, made when it is not there.
-fn object_at<'a>(parent: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
-    if !parent.is_object() {
-        *parent = json!({});
-    }
-    let member = &mut parent[name];
-    if !member.is_object() {
-        *member = json!({});
-    }
-    member.as_object_mut().expect("it was made an object")
 }
 
 /// What would otherwise be a surprise, or a wait without a reason.

@@ -11,7 +11,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::scope::{Terms, expression};
-use crate::admission::{MUTATE_POD, MUTATE_RECREATE, MUTATE_SIDECARSET, VALIDATE_SIDECARSET};
+use crate::admission::{
+    MUTATE_IMAGE_LIST, MUTATE_NODE_IMAGE, MUTATE_POD, MUTATE_PULL_JOB, MUTATE_RECREATE, MUTATE_SIDECARSET,
+    VALIDATE_IMAGE_LIST, VALIDATE_NODE_IMAGE, VALIDATE_PULL_JOB, VALIDATE_SIDECARSET,
+};
 use crate::api::names;
 
 /// A row of WH-2.
@@ -81,6 +84,60 @@ pub const HOOKS: &[Hook] = &[
         group: names::GROUP,
         versions: &["v1alpha1", "v1beta1"],
         resource: "containerrecreaterequests",
+        operations: &["CREATE", "UPDATE"],
+    },
+    Hook {
+        name: "mimagepulljob-v1beta1.kb.io",
+        path: MUTATE_PULL_JOB,
+        kind: HookKind::Mutating,
+        group: names::GROUP,
+        versions: &["v1alpha1", "v1beta1"],
+        resource: "imagepulljobs",
+        operations: &["CREATE", "UPDATE"],
+    },
+    Hook {
+        name: "vimagepulljob-v1beta1.kb.io",
+        path: VALIDATE_PULL_JOB,
+        kind: HookKind::Validating,
+        group: names::GROUP,
+        versions: &["v1alpha1", "v1beta1"],
+        resource: "imagepulljobs",
+        operations: &["CREATE", "UPDATE"],
+    },
+    Hook {
+        name: "mimagelistpulljob-v1beta1.kb.io",
+        path: MUTATE_IMAGE_LIST,
+        kind: HookKind::Mutating,
+        group: names::GROUP,
+        versions: &["v1alpha1", "v1beta1"],
+        resource: "imagelistpulljobs",
+        operations: &["CREATE", "UPDATE"],
+    },
+    Hook {
+        name: "vimagelistpulljob-v1beta1.kb.io",
+        path: VALIDATE_IMAGE_LIST,
+        kind: HookKind::Validating,
+        group: names::GROUP,
+        versions: &["v1alpha1", "v1beta1"],
+        resource: "imagelistpulljobs",
+        operations: &["CREATE", "UPDATE"],
+    },
+    Hook {
+        name: "mnodeimage.kb.io",
+        path: MUTATE_NODE_IMAGE,
+        kind: HookKind::Mutating,
+        group: names::GROUP,
+        versions: &["v1alpha1", "v1beta1"],
+        resource: "nodeimages",
+        operations: &["CREATE", "UPDATE"],
+    },
+    Hook {
+        name: "vnodeimage.kb.io",
+        path: VALIDATE_NODE_IMAGE,
+        kind: HookKind::Validating,
+        group: names::GROUP,
+        versions: &["v1alpha1", "v1beta1"],
+        resource: "nodeimages",
         operations: &["CREATE", "UPDATE"],
     },
 ];

@@ -210,7 +210,15 @@ fn wh_9_3_entries_that_call_us_and_that_nobody_serves_are_taken_out() {
     let names = after["webhooks"].as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap());
     assert_eq!(
         names.collect::<Vec<_>>(),
-        ["mpod.kb.io", "msidecarset.kb.io", "mcontainerrecreaterequest.kb.io", "other.test"]
+        [
+            "mpod.kb.io",
+            "msidecarset.kb.io",
+            "mcontainerrecreaterequest.kb.io",
+            "mimagepulljob-v1beta1.kb.io",
+            "mimagelistpulljob-v1beta1.kb.io",
+            "mnodeimage.kb.io",
+            "other.test",
+        ]
     );
 }
 
@@ -264,7 +272,9 @@ fn live_bundles_are_those_of_our_entries() {
     let theirs = json!({ "name": "other.test", "clientConfig": { "caBundle": "AAAA" } });
     live["webhooks"].as_array_mut().unwrap().push(theirs);
     live["webhooks"][1]["clientConfig"]["caBundle"] = json!("not base64!");
-    assert_eq!(live_bundles(MUTATING, &live), [b"pem".to_vec(), Vec::new(), b"pem".to_vec()]);
+    let bundles = live_bundles(MUTATING, &live);
+    assert_eq!(bundles[..3], [b"pem".to_vec(), Vec::new(), b"pem".to_vec()]);
+    assert_eq!(bundles.len(), 6, "ours, and not theirs");
 }
 
 #[test]

@@ -12,20 +12,20 @@ const SHOWN: usize = 64;
 
 /// The way to a member.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     text: String,
     steps: Vec<Step>,
 }
 
 /// What the rules have said so far.
-pub(super) struct Report<'a> {
+pub(crate) struct Report<'a> {
     unknown: &'a Unknown,
     findings: Findings,
 }
 
 /// Whether a problem keeps the object out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gravity {
+pub(crate) enum Gravity {
     Error,
     Warning,
 }
@@ -33,26 +33,26 @@ pub(super) enum Gravity {
 // === impl Place ===
 
 impl Place {
-    pub(super) fn metadata() -> Self {
+    pub(crate) fn metadata() -> Self {
         Self { text: "metadata".to_owned(), steps: vec![Step::Key("metadata".to_owned())] }
     }
 
-    pub(super) fn spec() -> Self {
+    pub(crate) fn spec() -> Self {
         Self { text: "spec".to_owned(), steps: vec![Step::Key("spec".to_owned())] }
     }
 
     /// Into a member of an object.
-    pub(super) fn member(&self, name: &str) -> Self {
+    pub(crate) fn member(&self, name: &str) -> Self {
         self.step(&format!(".{name}"), Step::Key(name.to_owned()))
     }
 
     /// Into a list.
-    pub(super) fn item(&self, index: usize) -> Self {
+    pub(crate) fn item(&self, index: usize) -> Self {
         self.step(&format!("[{index}]"), Step::Index(index))
     }
 
     /// Into a map, whose keys are the user's.
-    pub(super) fn key(&self, key: &str) -> Self {
+    pub(crate) fn key(&self, key: &str) -> Self {
         self.step(&format!("[{key}]"), Step::Key(key.to_owned()))
     }
 
@@ -67,19 +67,19 @@ impl Place {
 // === impl Report ===
 
 impl<'a> Report<'a> {
-    pub(super) fn new(unknown: &'a Unknown) -> Self {
+    pub(crate) fn new(unknown: &'a Unknown) -> Self {
         Self { unknown, findings: Findings::default() }
     }
 
-    pub(super) fn error(&mut self, at: &Place, message: impl Into<String>) {
+    pub(crate) fn error(&mut self, at: &Place, message: impl Into<String>) {
         self.note(Gravity::Error, at, message);
     }
 
-    pub(super) fn warn(&mut self, at: &Place, message: impl Into<String>) {
+    pub(crate) fn warn(&mut self, at: &Place, message: impl Into<String>) {
         self.note(Gravity::Warning, at, message);
     }
 
-    pub(super) fn note(&mut self, gravity: Gravity, at: &Place, message: impl Into<String>) {
+    pub(crate) fn note(&mut self, gravity: Gravity, at: &Place, message: impl Into<String>) {
         let list = match gravity {
             Gravity::Error => &mut self.findings.errors,
             Gravity::Warning => &mut self.findings.warnings,
@@ -88,7 +88,7 @@ impl<'a> Report<'a> {
     }
 
     /// Demands that there is a text.
-    pub(super) fn required(&mut self, at: &Place, text: &str) -> bool {
+    pub(crate) fn required(&mut self, at: &Place, text: &str) -> bool {
         if text.is_empty() {
             self.error(at, "is required");
         }
@@ -96,7 +96,7 @@ impl<'a> Report<'a> {
     }
 
     /// Demands a syntax.
-    pub(super) fn syntax(&mut self, at: &Place, text: &str, syntax: Syntax) -> bool {
+    pub(crate) fn syntax(&mut self, at: &Place, text: &str, syntax: Syntax) -> bool {
         let verdict = syntax(text);
         if let Err(demand) = verdict {
             self.error(at, format!("{} {demand}", quote(text)));
@@ -105,40 +105,40 @@ impl<'a> Report<'a> {
     }
 
     /// Demands a text, and a syntax of it.
-    pub(super) fn name(&mut self, at: &Place, text: &str, syntax: Syntax) -> bool {
+    pub(crate) fn name(&mut self, at: &Place, text: &str, syntax: Syntax) -> bool {
         self.required(at, text) && self.syntax(at, text, syntax)
     }
 
     /// Demands one of the words that the API knows.
-    pub(super) fn one_of(&mut self, gravity: Gravity, at: &Place, word: &str, known: &[&str]) {
+    pub(crate) fn one_of(&mut self, gravity: Gravity, at: &Place, word: &str, known: &[&str]) {
         if !known.contains(&word) {
             self.note(gravity, at, format!("{} is not known; use {}", quote(word), known.join(", ")));
         }
     }
 
     /// Demands a number in a range.
-    pub(super) fn range(&mut self, at: &Place, number: i64, range: std::ops::RangeInclusive<i64>) {
+    pub(crate) fn range(&mut self, at: &Place, number: i64, range: std::ops::RangeInclusive<i64>) {
         if !range.contains(&number) {
             self.error(at, format!("{number} must be from {} to {}", range.start(), range.end()));
         }
     }
 
     /// Whether the object has a member at this place that is newer than our types.
-    pub(super) fn has_newer(&self, at: &Place) -> bool {
+    pub(crate) fn has_newer(&self, at: &Place) -> bool {
         self.unknown.is_below(&at.steps)
     }
 
-    pub(super) fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.findings.errors.is_empty()
     }
 
-    pub(super) fn into_findings(self) -> Findings {
+    pub(crate) fn into_findings(self) -> Findings {
         self.findings
     }
 }
 
 /// A value for a message: in quotes, and shortened when long.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),

@@ -3,6 +3,8 @@
 //! A selector must be there, must not be empty, and every part of it must be one that labels can meet. Each mistake is
 //! told once, at the key, operator or value that is wrong.
 
+use std::collections::BTreeMap;
+
 use super::report::{Gravity, Place, Report, quote};
 use crate::api::meta::{LabelSelector, LabelSelectorRequirement};
 use crate::api::sidecarset::SidecarSetSpec;
@@ -40,12 +42,22 @@ pub(super) fn check_selector(report: &mut Report<'_>, at: &Place, selector: &Lab
     if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
         report.error(at, "must not be empty; give matchLabels or matchExpressions");
     }
-    for (key, value) in &selector.match_labels {
+    check_terms(report, at, &selector.match_labels, &selector.match_expressions);
+}
+
+/// Demands that every term of a selector is one that labels can meet.
+pub(crate) fn check_terms(
+    report: &mut Report<'_>,
+    at: &Place,
+    labels: &BTreeMap<String, String>,
+    expressions: &[LabelSelectorRequirement],
+) {
+    for (key, value) in labels {
         let at = at.member("matchLabels").key(key);
         report.syntax(&at, key, syntax::qualified_name);
         report.syntax(&at, value, syntax::label_value);
     }
-    for (index, expression) in selector.match_expressions.iter().enumerate() {
+    for (index, expression) in expressions.iter().enumerate() {
         check_expression(report, &at.member("matchExpressions").item(index), expression);
     }
 }

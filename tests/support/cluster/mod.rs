@@ -21,7 +21,9 @@ mod process;
 pub mod run;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,6 +35,7 @@ use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, PostParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -42,13 +45,12 @@ use tokio::time::timeout;
 pub use kubeconfig::Credentials;
 pub use namespace::Namespace;
 pub use node::NODE;
-pub use process::{Process, Stop};
+pub use process::{Process, Stop, free_ports};
 pub use run::Test;
 pub(crate) use run::{alone, tests};
 
 use node::Node;
 use pki::Pki;
-use process::free_ports;
 
 /// How long one component may take to come up; other builds may be running beside.
 pub const START: Duration = Duration::from_mins(2);
@@ -328,13 +330,27 @@ impl Cluster {
 
     /// What ServiceAccounts outside `kube-system` asked of the API server: one audit event for each request.
     pub fn audit(&self) -> Result<Vec<Value>> {
-        let log = match fs::read_to_string(self.logs().join("audit.log")) {
-            Ok(log) => log,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        // The last line may be half written.
-        Ok(log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+        let mut all = Vec::new();
+        self.audited(|event: Value| all.push(event))?;
+        Ok(all)
+    }
+
+    /// The same one by one, in the form that is wanted, for those who cannot hold them all.
+    pub fn audited<T: DeserializeOwned>(&self, mut each: impl FnMut(T)) -> Result<()> {
+        // Of 100 MB each: `audit-TIME.log` those before, `audit.log` the last.
+        let files = fs::read_dir(self.logs())?.map(|entry| entry.map(|entry| entry.path()));
+        let mut files = files.collect::<Result<Vec<_>, _>>()?;
+        files.retain(|file| file.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("audit")));
+        files.sort();
+        for file in files {
+            for line in BufReader::new(File::open(file)?).lines() {
+                // The last line may be half written.
+                if let Ok(event) = serde_json::from_str(&line?) {
+                    each(event);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Ends a component. Does nothing when it is not running.
@@ -417,6 +433,11 @@ impl Cluster {
     /// The Unix socket of the node's containerd.
     pub async fn containerd(&self) -> Result<PathBuf> {
         Ok(self.node.lock().await.as_ref().context("this cluster has no node")?.socket())
+    }
+
+    /// From now on the node asks this port of the loopback for images whose names begin with this host.
+    pub async fn stand_in(&self, host: &str, port: u16) -> Result<()> {
+        self.node.lock().await.as_ref().context("this cluster has no node")?.stand_in(host, port)
     }
 
     /// Pushes an image so that pods find it as `NAME:TAG`; `source` as skopeo writes it, such as `oci-archive:FILE`.

@@ -2,21 +2,28 @@
 //!
 //! It has a table of containers and one of images. Each stop, command and pull goes as it was told beforehand: at once,
 //! slowly, with an error, or never. What was called is written down. [`Runtime::close`] and [`Runtime::open`] are a
-//! restart of it: what is under way is cut, and the tables stay.
+//! restart of it: what is under way is cut, and the tables stay. Of pulls it also tells, as containerd does, which blobs
+//! are there and how much there is of the others.
 
 #![allow(dead_code, unreachable_pub, reason = "each target uses its part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::pedantic, reason = "generated; see tests/support/proto.rs")]
+mod content;
+#[rustfmt::skip]
+#[allow(clippy::all, clippy::pedantic, reason = "generated; see tests/support/proto.rs")]
 mod server;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use futures::stream;
+use futures::stream::{self, Stream};
+use outrigger::api::image::full_name;
+use outrigger::cri::content as blobs;
 use outrigger::cri::{CONTAINER_NAME, POD_UID, RESTART_COUNT, v1};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
@@ -24,6 +31,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tonic::{Request, Response, Status};
 
+use self::content::content_server::{Content, ContentServer};
 use self::server::image_service_server::{ImageService, ImageServiceServer};
 use self::server::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 
@@ -54,6 +62,20 @@ pub struct World {
     pub pulls: BTreeMap<String, VecDeque<Behaviour>>,
     /// Images by reference.
     pub images: BTreeMap<String, v1::Image>,
+    /// Users and passwords without which an image is not given out.
+    pub logins: BTreeMap<String, (String, String)>,
+    /// Images that no registry has.
+    pub unknown: BTreeSet<String>,
+    /// Where images are kept, as `ImageFsInfo` says; empty when it does not say.
+    pub mountpoint: String,
+    /// Sandboxes that pulls told of.
+    pub sandboxes: Vec<v1::PodSandboxConfig>,
+    /// Blobs that are there, by digest, with their bytes as far as somebody reads them.
+    pub blobs: BTreeMap<String, (blobs::Info, Vec<u8>)>,
+    /// Blobs on their way, by what they are called.
+    pub underway: BTreeMap<String, blobs::Status>,
+    /// Whether it has no store of content, as all but containerd.
+    pub is_mute: bool,
     /// What changed something, in order: `stop web c1 30`, `exec web c1 /drain`, `pull nginx user`.
     pub log: Vec<String>,
     /// Pulls and commands that were given up by who asked for them.
@@ -92,6 +114,8 @@ pub enum Behaviour {
     Hangs,
     /// A command ends so, after a while.
     Exits(Duration, i32, String),
+    /// A pull brings layers of these sizes, one after the other, for so long.
+    Brings(Duration, Vec<u64>),
 }
 
 /// One container.
@@ -152,6 +176,7 @@ impl Runtime {
         let serving = tonic::transport::Server::builder()
             .add_service(RuntimeServiceServer::new(self.fake.clone()))
             .add_service(ImageServiceServer::new(self.fake.clone()))
+            .add_service(ContentServer::new(self.fake.clone()))
             .serve_with_incoming(incoming);
         server.spawn(serving);
         self.server = Some(server);
@@ -338,7 +363,7 @@ impl RuntimeService for Fake {
         };
         match behaviour {
             Behaviour::Hangs => std::future::pending().await,
-            Behaviour::After(while_) | Behaviour::Exits(while_, ..) => {
+            Behaviour::After(while_) | Behaviour::Exits(while_, ..) | Behaviour::Brings(while_, ..) => {
                 let grace = Duration::from_secs(timeout.try_into().unwrap_or_default());
                 sleep(while_.min(grace)).await;
                 exit();
@@ -412,7 +437,7 @@ impl RuntimeService for Fake {
         let mut given = Given(self.clone(), Some(line));
         let answer = match behaviour {
             Behaviour::Hangs => std::future::pending().await,
-            Behaviour::After(while_) => {
+            Behaviour::After(while_) | Behaviour::Brings(while_, ..) => {
                 sleep(while_).await;
                 Ok(v1::ExecSyncResponse::default())
             }
@@ -451,12 +476,24 @@ impl ImageService for Fake {
         request: Request<v1::PullImageRequest>,
     ) -> Result<Response<v1::PullImageResponse>, Status> {
         self.enter().await?;
-        let v1::PullImageRequest { image, auth, .. } = request.into_inner();
-        let (image, user) = (image.unwrap_or_default().image, auth.unwrap_or_default().username);
-        let line = format!("pull {image} {user}").trim_end().to_owned();
+        let v1::PullImageRequest { image, auth, sandbox_config } = request.into_inner();
+        let (image, auth) = (image.unwrap_or_default().image, auth.unwrap_or_default());
+        let line = format!("pull {image} {}", auth.username).trim_end().to_owned();
         let behaviour = {
             let mut world = self.lock();
             world.log.push(line.clone());
+            world.sandboxes.extend(sandbox_config);
+            if world.unknown.contains(&image) {
+                let full = full_name(&image);
+                return Err(Status::not_found(format!(
+                    "failed to pull and unpack image \"{full}\": failed to resolve reference \"{full}\": {full}: not found"
+                )));
+            }
+            if world.logins.get(&image).is_some_and(|login| *login != (auth.username, auth.password)) {
+                return Err(Status::unknown(
+                    "failed to authorize: unexpected status from GET request: 401 Unauthorized",
+                ));
+            }
             next(&mut world.pulls, &image)
         };
         let mut given = Given(self.clone(), Some(line));
@@ -464,20 +501,24 @@ impl ImageService for Fake {
             Behaviour::Hangs => std::future::pending().await,
             Behaviour::After(while_) | Behaviour::Exits(while_, ..) => {
                 sleep(while_).await;
-                let mut world = self.lock();
-                let id = format!("sha256:{:064x}", world.images.len());
-                let pulled =
-                    v1::Image { id: id.clone(), repo_tags: vec![image.clone()], size: 1, ..v1::Image::default() };
-                world.images.insert(image, pulled);
-                Ok(v1::PullImageResponse { image_ref: id })
+                Ok(self.lock().pulled(&image))
             }
-            Behaviour::Fails(while_, code, message) | Behaviour::DoesAndFails(while_, code, message) => {
+            Behaviour::Brings(while_, layers) => {
+                self.bring(&image, while_, &layers).await;
+                Ok(self.lock().pulled(&image))
+            }
+            Behaviour::Fails(while_, code, message) => {
                 sleep(while_).await;
+                Err(Status::new(code, message))
+            }
+            Behaviour::DoesAndFails(while_, code, message) => {
+                sleep(while_).await;
+                self.lock().pulled(&image);
                 Err(Status::new(code, message))
             }
         };
         given.1 = None;
-        answer.map(Response::new)
+        answer.map(|image_ref| Response::new(v1::PullImageResponse { image_ref }))
     }
 
     async fn image_fs_info(
@@ -485,7 +526,157 @@ impl ImageService for Fake {
         _: Request<v1::ImageFsInfoRequest>,
     ) -> Result<Response<v1::ImageFsInfoResponse>, Status> {
         self.enter().await?;
-        Ok(Response::new(v1::ImageFsInfoResponse::default()))
+        let mountpoint = self.lock().mountpoint.clone();
+        let fs_id = Some(v1::FilesystemIdentifier { mountpoint });
+        let usage = v1::FilesystemUsage { timestamp: nanoseconds(), fs_id, ..v1::FilesystemUsage::default() };
+        Ok(Response::new(v1::ImageFsInfoResponse {
+            image_filesystems: vec![usage],
+            ..v1::ImageFsInfoResponse::default()
+        }))
+    }
+}
+
+impl Fake {
+    /// Has blobs come in, as a pull of containerd does.
+    async fn bring(&self, image: &str, while_: Duration, layers: &[u64]) {
+        const STEPS: u64 = 100;
+        let digest = |what: &str| format!("sha256:{:064x}", hash(&format!("{image} {what}")));
+        let full = full_name(image);
+        let (repository, _) = full.rsplit_once(':').unwrap();
+        let (host, path) = repository.split_once('/').unwrap();
+        let host = host.split(':').next().unwrap();
+        let named: Vec<(String, u64)> =
+            layers.iter().enumerate().map(|(number, size)| (digest(&number.to_string()), *size)).collect();
+        let descriptor = |(digest, size): &(String, u64)| serde_json::json!({"digest": digest, "size": size});
+        let config = (digest("config"), 7);
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "config": descriptor(&config),
+            "layers": named.iter().map(descriptor).collect::<Vec<_>>(),
+        });
+        let labels = [
+            (format!("containerd.io/distribution.source.{host}"), path.to_owned()),
+            ("containerd.io/gc.ref.content.config".to_owned(), config.0.clone()),
+        ];
+        let manifest = manifest.to_string().into_bytes();
+        self.lock().blob(&digest("manifest"), manifest.len() as u64, manifest, labels.into());
+        self.lock().blob(&config.0, config.1, Vec::new(), BTreeMap::new());
+        let all: u64 = layers.iter().sum();
+        for step in 0..STEPS {
+            sleep(while_ / u32::try_from(STEPS).unwrap()).await;
+            let mut come = all * (step + 1) / STEPS;
+            let mut world = self.lock();
+            for (digest, size) in &named {
+                let name = format!("layer-{digest}");
+                if come >= *size {
+                    world.underway.remove(&name);
+                    world.blob(digest, *size, Vec::new(), BTreeMap::new());
+                } else if come > 0 {
+                    let (offset, total) = (i64::try_from(come).unwrap(), i64::try_from(*size).unwrap());
+                    let status = blobs::Status { r#ref: name.clone(), offset, total, ..blobs::Status::default() };
+                    world.underway.insert(name, status);
+                }
+                come = come.saturating_sub(*size);
+            }
+        }
+    }
+
+    /// How a store of content answers anything at all.
+    async fn enter_content<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.enter().await?;
+        if self.lock().is_mute {
+            return Err(Status::unimplemented("unknown service containerd.services.content.v1.Content"));
+        }
+        let namespace = request.metadata().get("containerd-namespace").map(|value| value.to_str().unwrap().to_owned());
+        if namespace.as_deref() == Some("k8s.io") {
+            return Ok(());
+        }
+        Err(Status::failed_precondition("namespace is required"))
+    }
+}
+
+impl World {
+    /// Has an image; its id.
+    pub fn pulled(&mut self, image: &str) -> String {
+        let id = format!("sha256:{:064x}", hash(image));
+        let digests = image.split_once('@').map(|(name, digest)| {
+            let full = full_name(&format!("{name}@"));
+            format!("{full}@{digest}")
+        });
+        let pulled = v1::Image {
+            id: id.clone(),
+            repo_tags: if digests.is_some() { Vec::new() } else { vec![full_name(image)] },
+            repo_digests: digests.into_iter().collect(),
+            size: 1,
+            ..v1::Image::default()
+        };
+        self.images.insert(image.to_owned(), pulled);
+        id
+    }
+
+    fn blob(&mut self, digest: &str, size: u64, bytes: Vec<u8>, labels: BTreeMap<String, String>) {
+        let now = nanoseconds();
+        let time = blobs::Time { seconds: now / 1_000_000_000, nanos: i32::try_from(now % 1_000_000_000).unwrap() };
+        let info = blobs::Info {
+            digest: digest.to_owned(),
+            size: i64::try_from(size).unwrap(),
+            created_at: Some(time),
+            updated_at: Some(time),
+            labels,
+        };
+        self.blobs.insert(digest.to_owned(), (info, bytes));
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[tonic::async_trait]
+impl Content for Fake {
+    type ListStream = Pin<Box<dyn Stream<Item = Result<blobs::ListContentResponse, Status>> + Send>>;
+    type ReadStream = Pin<Box<dyn Stream<Item = Result<blobs::ReadContentResponse, Status>> + Send>>;
+
+    async fn info(&self, request: Request<blobs::InfoRequest>) -> Result<Response<blobs::InfoResponse>, Status> {
+        self.enter_content(&request).await?;
+        let digest = request.into_inner().digest;
+        let found = self.lock().blobs.get(&digest).map(|(info, _)| info.clone());
+        let found = found.ok_or_else(|| Status::not_found(format!("content {digest}: not found")))?;
+        Ok(Response::new(blobs::InfoResponse { info: Some(found) }))
+    }
+
+    async fn list(&self, request: Request<blobs::ListContentRequest>) -> Result<Response<Self::ListStream>, Status> {
+        self.enter_content(&request).await?;
+        // Only the form that is used here: labels that must be there.
+        let filter = request.into_inner().filters.pop().unwrap_or_default();
+        let wanted: Vec<&str> =
+            filter.split(',').filter_map(|part| part.strip_prefix("labels.\"")?.strip_suffix('"')).collect();
+        let blobs = self.lock().blobs.values().map(|(info, _)| info.clone()).collect::<Vec<_>>();
+        let found = blobs.into_iter().filter(|info| wanted.iter().all(|label| info.labels.contains_key(*label)));
+        let answers: Vec<_> = found.map(|info| Ok(blobs::ListContentResponse { info: vec![info] })).collect();
+        Ok(Response::new(Box::pin(stream::iter(answers))))
+    }
+
+    async fn read(&self, request: Request<blobs::ReadContentRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        self.enter_content(&request).await?;
+        let digest = request.into_inner().digest;
+        let bytes = self.lock().blobs.get(&digest).map(|(_, bytes)| bytes.clone());
+        let bytes = bytes.ok_or_else(|| Status::not_found(format!("content {digest}: not found")))?;
+        let pieces: Vec<_> =
+            bytes.chunks(64).map(|piece| Ok(blobs::ReadContentResponse { offset: 0, data: piece.to_vec() })).collect();
+        Ok(Response::new(Box::pin(stream::iter(pieces))))
+    }
+
+    async fn list_statuses(
+        &self,
+        request: Request<blobs::ListStatusesRequest>,
+    ) -> Result<Response<blobs::ListStatusesResponse>, Status> {
+        self.enter_content(&request).await?;
+        let statuses = self.lock().underway.values().cloned().collect();
+        Ok(Response::new(blobs::ListStatusesResponse { statuses }))
     }
 }
 
