@@ -43,9 +43,9 @@ pub(super) async fn run(client: Client, name: String, mut inbox: watch::Receiver
             said.map(|status| (Arc::clone(node), status))
         });
         let Some((node, status)) = next else {
-            let now = Instant::now();
-            let due = pulls.values().map(|pull| pull.due).filter(|due| *due > now).min();
-            let due = due.unwrap_or_else(|| now + Duration::from_hours(1));
+            // Also what has become due since it was looked at.
+            let due = pulls.values().map(|pull| pull.due).min();
+            let due = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
             if let Ok(Err(_)) = timeout_at(due, inbox.changed()).await {
                 return;
             }
