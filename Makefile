@@ -52,9 +52,11 @@ SMALL := $(if $(filter x86_64-unknown-linux-gnu,$(STATIC)),-C link-arg=-Wl$(comm
 # A static binary: an image that holds nothing else cannot miss a library.
 IMAGE ?= outrigger:latest
 
+SHIPPED := target/$(STATIC)/release/outrigger
+
 image: ## Pack a static binary into target/image/outrigger.tar, an OCI archive, without Docker.
 	RUSTFLAGS='$(SMALL) -C target-feature=+crt-static' cargo build --release $(CARGO_FLAGS) --target $(STATIC) --bin outrigger
-	packaging/image target/$(STATIC)/release/outrigger $(IMAGE) target/image/outrigger.tar
+	packaging/image $(SHIPPED) $(IMAGE) target/image/outrigger.tar
 
 bench: ## Measure ours against a no-op webhook on the same stack, and the pure core.
 	@for tool in wrk:wrk h2load:nghttp2-client curl:curl taskset:util-linux; do \
@@ -67,10 +69,13 @@ bench: ## Measure ours against a no-op webhook on the same stack, and the pure c
 
 N ?= 1000
 
-bench-rollout: cluster-tools ## Roll an image out to N=1000 pods on a real API server, against as many bare PATCH calls.
-	N=$(N) cargo bench $(CARGO_FLAGS) --bench rollout
+bench-rollout: cluster-tools image ## Roll an image out to N=1000 pods on a real API server, against as many bare PATCH calls.
+	OUTRIGGER=$(CURDIR)/$(SHIPPED) N=$(N) cargo bench $(CARGO_FLAGS) --bench rollout
 
 JOBS ?= 200
 
+# The API server has most of the work, and a third of that would be its garbage collection.
+bench-images: export GOGC ?= 400
+bench-images: export GOMEMLIMIT ?= 12GiB
 bench-images: cluster-tools ## Pull JOBS=200 images on N=1000 simulated nodes; fails when parallelism, writes or sizes are too many.
 	N=$(N) JOBS=$(JOBS) cargo bench $(CARGO_FLAGS) --bench images

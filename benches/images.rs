@@ -35,6 +35,8 @@ const ABREAST: usize = 16;
 /// How often it is looked whether all have ended, and how often that is told.
 const LOOK: Duration = Duration::from_secs(2);
 const TELL: Duration = Duration::from_secs(30);
+/// Without a node that has ended for so long, none will.
+const STALL: Duration = Duration::from_mins(3);
 /// Every so manieth job wants what the one before it wants.
 const TWIN: usize = 20;
 /// Every so manieth image cannot be pulled.
@@ -93,7 +95,7 @@ impl Bench {
         cluster.kubectl_says(&["create", "namespace", NAMESPACE]).await?;
         let names: Vec<String> = (0..nodes).map(|number| format!("node-{number:05}")).collect();
         let pace =
-            Pace { pull: Duration::from_millis(50)..Duration::from_millis(500), gather: Duration::from_millis(200) };
+            Pace { pull: Duration::from_millis(50)..Duration::from_millis(500), gather: Duration::from_millis(300) };
         let fleet = Fleet::start(&cluster.client(), &names, &pace).await;
         let fleet = fleet.map_err(|error| manager.process.explain(error))?;
         Ok(Self { cluster, manager, fleet, nodes })
@@ -151,9 +153,7 @@ impl Bench {
 
     async fn all_end(&self, asked: &[Job], began: Instant) -> Result<()> {
         let api = jobs(&self.cluster.client(), NAMESPACE);
-        let patience = Duration::from_mins(2)
-            + Duration::from_millis(20) * u32::try_from(self.nodes * asked.len()).unwrap_or(u32::MAX);
-        let mut told = Instant::now();
+        let (mut told, mut moved, mut before) = (Instant::now(), Instant::now(), 0);
         loop {
             let all = api.list(&ListParams::default()).await?.items;
             let has_ended = |job: &&DynamicObject| !job.data["status"]["completionTime"].is_null();
@@ -162,14 +162,32 @@ impl Bench {
                 let statuses = all.iter().map(|job| (job.name_any(), &job.data["status"])).collect();
                 return self.statuses_are_right(asked, &statuses);
             }
+            let count = |job: &DynamicObject, name: &str| job.data["status"][name].as_u64().unwrap_or_default();
+            let nodes = all.iter().map(|job| count(job, "succeeded") + count(job, "failed")).sum();
+            if nodes != before {
+                (before, moved) = (nodes, Instant::now());
+            }
             if told.elapsed() > TELL {
                 told = Instant::now();
-                println!("  after {:.0} s: {ended} jobs have ended, {}", began.elapsed().as_secs_f64(), self.state()?);
+                let (after, state) = (began.elapsed().as_secs_f64(), self.state()?);
+                println!("  after {after:.0} s: {ended} jobs have ended, {nodes} nodes of jobs, {state}");
             }
+            let over = self.beyond_parallelism(asked)?;
+            ensure!(over.is_empty(), "{}", over.join("\n"));
             let waiting = all.iter().find(|job| !has_ended(job)).map(|job| (job.name_any(), &job.data["status"]));
-            ensure!(began.elapsed() < patience, "{ended} of {} jobs ended; {waiting:#?}", asked.len());
+            ensure!(moved.elapsed() < STALL, "{ended} of {} jobs ended, then nothing; {waiting:#?}", asked.len());
             sleep(LOOK).await;
         }
+    }
+
+    /// Jobs that ever had more nodes pulling than they may.
+    fn beyond_parallelism(&self, asked: &[Job]) -> Result<Vec<String>> {
+        let auditor = self.fleet.auditor()?;
+        let seen = asked.iter().map(|job| (job, auditor.job(&job.uid))).filter(|(job, seen)| seen.most > job.limit);
+        let told = seen.map(|(job, seen)| {
+            format!("{}: {} nodes pulled at a time, not {}, at {}", job.name, seen.most, job.limit, seen.when)
+        });
+        Ok(told.collect())
     }
 
     fn statuses_are_right(&self, asked: &[Job], statuses: &BTreeMap<String, &Value>) -> Result<()> {
@@ -216,14 +234,12 @@ impl Bench {
 
     /// Prints the bounds; an error when one is not kept.
     fn judge(&self, jobs: &[Job], writes: &Writes) -> Result<()> {
-        let auditor = self.fleet.auditor()?;
-        let seen = |job: &Job| auditor.job(&job.uid);
-        let over: Vec<_> = jobs.iter().filter(|job| seen(job).most > job.limit).collect();
+        let over = self.beyond_parallelism(jobs)?;
         for job in &over {
-            let seen = seen(job);
-            println!("{}: {} nodes pulled at a time, not {}, at {}", job.name, seen.most, job.limit, seen.when);
+            println!("{job}");
         }
-        let used = jobs.iter().filter(|job| seen(job).most == job.limit).count();
+        let auditor = self.fleet.auditor()?;
+        let used = jobs.iter().filter(|job| auditor.job(&job.uid).most == job.limit).count();
         println!("jobs that used all their parallelism: {used} of {}", jobs.len());
         println!("writes of NodeImages seen: {}, most tags in one: {}", auditor.events, auditor.tags);
         let each = self.each(writes.sum(None), jobs.len());

@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::Metrics;
+use crate::apiserver;
 use crate::cri;
 use crate::cri::detect::{Detector, Pace, Places};
 use crate::gates::Gates;
@@ -69,7 +70,7 @@ pub struct Running {
 impl Settings {
     /// Makes the client and binds the port.
     pub async fn start(self) -> anyhow::Result<Running> {
-        let client = Client::try_from(self.config.clone()).context("no client for the API server can be made")?;
+        let client = apiserver::client(self.config.clone()).context("no client for the API server can be made")?;
         let listener = TcpListener::bind(self.address).await;
         let listener =
             listener.with_context(|| format!("cannot listen on {}: choose a free port with --addr", self.address))?;

@@ -29,6 +29,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod apiserver;
 pub mod app;
 pub mod cli;
 pub mod cluster;

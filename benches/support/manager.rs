@@ -26,7 +26,7 @@ pub struct Manager {
 // === impl Manager ===
 
 impl Manager {
-    /// Applies the manifests, starts it and waits until it is ready.
+    /// Applies the manifests, starts it and waits until it is ready. `OUTRIGGER` names another binary, such as the image's.
     pub async fn install(cluster: &Cluster) -> Result<Self> {
         let manifests = format!("{}/manifests", env!("CARGO_MANIFEST_DIR"));
         cluster.kubectl_says(&["apply", "--server-side", "--force-conflicts", "-k", &manifests]).await?;
@@ -45,7 +45,8 @@ impl Manager {
             ports.push(listener.local_addr()?.port());
         }
         let at = |n: usize| format!("127.0.0.1:{}", ports[n]);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        let own = env!("CARGO_BIN_EXE_outrigger");
+        let mut command = Command::new(std::env::var_os("OUTRIGGER").unwrap_or_else(|| own.into()));
         command
             .env("KUBECONFIG", cluster.kubeconfig_of(OPERATOR, "outrigger-manager").await?)
             .env("POD_NAMESPACE", OPERATOR)

@@ -27,6 +27,7 @@ use super::{DRAIN, ambient};
 use crate::admission::certs;
 use crate::admission::server::{Bound, Drained, Limits, Server};
 use crate::admission::{Kinds, Sources, Webhook, router, routes};
+use crate::apiserver;
 use crate::cluster::authority::{self, Authority};
 use crate::cluster::leader::Leader;
 use crate::cluster::missed;
@@ -98,7 +99,7 @@ struct Parts {
 impl InCluster {
     /// Makes the client and binds the ports.
     pub async fn start(self) -> anyhow::Result<Running> {
-        let client = Client::try_from(self.config.clone()).context("no client for the API server can be made")?;
+        let client = apiserver::client(self.config.clone()).context("no client for the API server can be made")?;
         let (published, seen) = watch::channel(None);
         let authority = Authority::new(client.clone(), self.certificates.clone(), seen)?;
         let tls = Arc::new(certs::server_config(authority.resolver()));

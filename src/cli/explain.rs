@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use super::{say, say_error};
 use crate::api::names;
+use crate::apiserver;
 use crate::explain::live::{PodReport, Tally};
 use crate::selector::{Operator as Is, Selector};
 use crate::sidecarset::audit::{
@@ -131,7 +132,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 async fn explain(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config(args.common.kubeconfig.as_deref(), args.common.context.as_deref()).await?;
     let default_namespace = config.default_namespace.clone();
-    let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
+    let client = apiserver::client(config).context("the kubeconfig cannot be used")?;
     let operator_namespace = args.common.operator_namespace.clone();
     let cluster = Cluster { client, operator_namespace, notes: Vec::new() };
     let namespace = args.common.namespace.as_deref();
@@ -183,7 +184,9 @@ pub(super) async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> 
 }
 
 async fn explain_pod(mut cluster: Cluster, namespace: &str, name: &str) -> anyhow::Result<PodReport> {
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+    // Typed, a pod is a good part of a MiB of code, for one word.
+    let pods: Api<DynamicObject> =
+        Api::namespaced_with(cluster.client.clone(), namespace, &ApiResource::erase::<Pod>(&()));
     let pod =
         read("get", "pods", pods.get(name)).await.with_context(|| format!("pod {name} in namespace {namespace}"))?;
     let sets = cluster.sets().await?;
@@ -191,7 +194,7 @@ async fn explain_pod(mut cluster: Cluster, namespace: &str, name: &str) -> anyho
     let pinned =
         sets.iter().filter_map(|set| set.pinned.as_ref().map(|_| set.compiled.name.clone())).collect::<Vec<_>>();
     let (labels, labels_changed) = cluster.namespace(namespace).await?.unzip();
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod.data["status"]["phase"].as_str();
     let live = LivePod::new(&pod.metadata, phase);
     let around = LiveNamespace {
         namespace: select::Namespace { name: namespace, labels: labels.as_ref() },

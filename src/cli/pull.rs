@@ -27,6 +27,7 @@ use super::{rewrite, say, say_error, table};
 use crate::api::image::Familiar;
 use crate::api::names;
 use crate::api::pulljob::Parallelism;
+use crate::apiserver;
 use crate::cluster::FIELD_OWNER;
 use crate::images::ask::{Ask, Kind, Terms};
 use crate::images::watch::{Failure, Progress, View};
@@ -183,7 +184,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 async fn pull(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
+    let client = apiserver::client(config).context("the kubeconfig cannot be used")?;
     let mut followed = match &args.resume {
         Some(name) => Followed::find(client, namespace, name).await?,
         None => Followed::make(client, namespace, &args.ask()?).await?,

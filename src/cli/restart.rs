@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use super::explain::{PAGE, ReadError, config, each, read};
 use super::{rewrite, say, say_error};
 use crate::api::names;
+use crate::apiserver;
 use crate::cluster::FIELD_OWNER;
 use crate::recreate::Request;
 use crate::recreate::batch::{Limit, Standing, Target, Wave, wave};
@@ -114,7 +115,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 async fn restart(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
+    let client = apiserver::client(config).context("the kubeconfig cannot be used")?;
     let mut batch = Batch::new(args, client, namespace).await?;
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let end = args.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));

@@ -25,6 +25,7 @@ use super::explain::{PAGE, ReadError, config, each, query, read};
 use super::{rewrite, say, table};
 use crate::api::names;
 use crate::api::sidecarset::{SidecarSet, SidecarSetSpec};
+use crate::apiserver;
 use crate::cluster::FIELD_OWNER;
 use crate::controllers::sidecarset::history::Revisions;
 use crate::controllers::sidecarset::pods::selected;
@@ -129,7 +130,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async {
         let config = config(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
-        let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
+        let client = apiserver::client(config).context("the kubeconfig cannot be used")?;
         let cluster = Cluster::new(client, &args.operator_namespace);
         match &args.what {
             What::Status { sidecarset, watch, timeout } => status(&cluster, sidecarset, *watch, *timeout).await,

@@ -8,13 +8,13 @@ use std::future::Future;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use kube::Client;
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use crate::apiserver;
 use crate::telemetry::chain;
 
 /// Name of the Lease, the reference's: while a cluster is switched over, only one of the two acts.
@@ -23,9 +23,9 @@ pub const LEASE: &str = "kruise-manager";
 /// How long a Lease counts after its last renewal, in seconds.
 const DURATION_SECONDS: u64 = 15;
 /// How long before that the holder renews it, in seconds.
-const GRACE_SECONDS: u64 = 10;
+const GRACE_SECONDS: u64 = 12;
 /// How long one request about the Lease may take; with the renewal it stays within the time that others wait.
-const REQUEST: Duration = Duration::from_secs(4);
+const REQUEST: Duration = Duration::from_secs(5);
 
 /// `outrigger_leader`, 1 while the Lease is ours, and `outrigger_leader_elections_total`, how often it became ours.
 #[derive(Clone, Debug, Default)]
@@ -97,8 +97,8 @@ impl Leader {
         }
     }
 
-    async fn candidate(&self) -> Result<LeaseManager, Box<dyn std::error::Error + Send + Sync>> {
-        let client = Client::try_from(self.config.clone())?;
+    async fn candidate(&self) -> anyhow::Result<LeaseManager> {
+        let client = apiserver::client(self.config.clone())?;
         let lease = LeaseManagerBuilder::new(client, LEASE)
             .with_namespace(&self.namespace)
             .with_identity(&self.identity)

@@ -118,14 +118,15 @@ async fn hooks(client: &Client, settings: &Settings) -> [Line; 2] {
 
 async fn stop(client: &Client, settings: &Settings) -> Line {
     let what = format!("deployment/{} in {}", settings.deployment, settings.namespace);
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), &settings.namespace);
+    let deployments: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &settings.namespace, &ApiResource::erase::<Deployment>(&()));
     let live = match call(deployments.get_opt(&settings.deployment)).await {
         Ok(Some(live)) => live,
         Ok(None) => return Line { what, outcome: Outcome::Already("not there") },
         Err(err) => return Line { what, outcome: Outcome::Failed(chain(&err)) },
     };
-    let pods = |live: &Deployment| live.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
-    if live.spec.as_ref().and_then(|spec| spec.replicas) == Some(0) && pods(&live) == 0 {
+    let pods = |live: &DynamicObject| live.data["status"]["replicas"].as_i64().unwrap_or(0);
+    if live.data["spec"]["replicas"] == 0 && pods(&live) == 0 {
         return Line { what, outcome: Outcome::Already("scaled to zero") };
     }
     let params = PatchParams {
@@ -155,8 +156,8 @@ async fn stop(client: &Client, settings: &Settings) -> Line {
 }
 
 /// Whether the status is about the scale that we asked for.
-fn is_observed(live: &Deployment) -> bool {
-    live.status.as_ref().and_then(|status| status.observed_generation) >= live.metadata.generation
+fn is_observed(live: &DynamicObject) -> bool {
+    live.data["status"]["observedGeneration"].as_i64() >= live.metadata.generation
 }
 
 /// Takes our finalizer off the ImagePullJobs that have it: those under way when the manager stopped. What it holds back for,
@@ -218,13 +219,13 @@ async fn release_one(
 
 async fn convert_no_more(client: &Client, settings: &Settings, name: &str) -> Line {
     let what = format!("customresourcedefinition/{name}");
-    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let crds: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<CustomResourceDefinition>(&()));
     let live = match call(crds.get_opt(name)).await {
         Ok(Some(live)) => live,
         Ok(None) => return Line { what, outcome: Outcome::Already("not there") },
         Err(err) => return Line { what, outcome: Outcome::Failed(chain(&err)) },
     };
-    if live.spec.conversion.is_none_or(|conversion| conversion.strategy == "None") {
+    if live.data["spec"]["conversion"]["strategy"].as_str().is_none_or(|strategy| strategy == "None") {
         return Line { what, outcome: Outcome::Already("converted by nobody") };
     }
     let params = PatchParams {

@@ -34,7 +34,7 @@ use crate::store::Snapshot;
 /// Who reports events: the reference's name.
 const CONTROLLER: &str = "sidecarset-controller";
 /// Writes that all sets together have on their way.
-const WRITES: usize = 32;
+const WRITES: usize = 64;
 /// How long it waits after a crash of its own.
 const RECOVERY: Duration = Duration::from_secs(1);
 
@@ -87,7 +87,7 @@ impl Settings {
             operator_namespace: operator_namespace.to_owned(),
             debounce: Duration::from_millis(100),
             pace: Duration::from_millis(250),
-            flights: 24,
+            flights: 48,
             workers: 3,
             gates: Gates::default(),
         }

@@ -19,7 +19,8 @@ use crate::api::nodeimage::{
 };
 
 /// Bytes of JSON that a NodeImage may become, as estimated here: with its metadata, its status and who owns which field
-/// (WEAK-40). The API server would take 24 times as much; each daemon reads it at each change.
+/// (WEAK-40). The API server would take 24 times as much; each daemon reads it at each change. Less means more writes: fewer
+/// jobs go together in each.
 pub const LIMIT: usize = 56 << 10;
 /// Seconds within which a daemon must have answered for a tag (IMG-21); also how much later than the daemon the controller
 /// enforces a deadline (IMG-22).

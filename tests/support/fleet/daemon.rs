@@ -32,6 +32,7 @@ type Pulls = BTreeMap<(String, String), Pull>;
 pub(super) async fn run(client: Client, name: String, mut inbox: watch::Receiver<Option<Arc<NodeImage>>>, pace: Pace) {
     let mut pulls = Pulls::new();
     let mut own: Option<Arc<NodeImage>> = None;
+    let mut has_gathered = false;
     loop {
         let shown = inbox.borrow_and_update().clone();
         // Our own write may be newer than what the watch has shown.
@@ -43,6 +44,7 @@ pub(super) async fn run(client: Client, name: String, mut inbox: watch::Receiver
             said.map(|status| (Arc::clone(node), status))
         });
         let Some((node, status)) = next else {
+            has_gathered = false;
             // Also what has become due since it was looked at.
             let due = pulls.values().map(|pull| pull.due).min();
             let due = due.unwrap_or_else(|| Instant::now() + Duration::from_hours(1));
@@ -51,11 +53,14 @@ pub(super) async fn run(client: Client, name: String, mut inbox: watch::Receiver
             }
             continue;
         };
+        // What happens meanwhile goes along.
+        if !std::mem::replace(&mut has_gathered, true) {
+            sleep(pace.gather).await;
+            continue;
+        }
+        has_gathered = false;
         match write(&client, &name, &node, &status).await {
-            Ok(written) => {
-                own = Some(Arc::new(written));
-                sleep(pace.gather).await;
-            }
+            Ok(written) => own = Some(Arc::new(written)),
             // Somebody else wrote: what they wrote is coming. Or it is gone.
             Err(_) => {
                 if let Ok(Err(_)) = timeout(NEWS, inbox.changed()).await {

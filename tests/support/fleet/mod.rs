@@ -46,7 +46,7 @@ pub const BROKEN: &str = "broken";
 pub struct Pace {
     /// How long a pull takes.
     pub pull: Range<Duration>,
-    /// After a write a daemon waits so long before the next, and tells then what has happened meanwhile.
+    /// How long a daemon waits when it has something to tell, to tell what happens meanwhile with it.
     pub gather: Duration,
 }
 
