@@ -38,6 +38,10 @@ const TOGETHER: i64 = 1000;
 const AT_LEISURE: i64 = 30;
 /// Milliseconds after which a node that has no room is looked at again.
 const CROWDED: i64 = 2000;
+/// Nodes that wait for their write at which a job looks first.
+const WAITING: usize = 256;
+/// Jobs that may wait for the write of a node before others go elsewhere: pulls are to be spread.
+const ABOARD: usize = 8;
 /// Writes for a job that a NodeImage refuses until the node counts as failed (WEAK-22).
 const TRIES: u32 = 3;
 /// Milliseconds until a refused write is tried again; ten times as long each time.
@@ -801,6 +805,8 @@ impl Board {
         if !self.is_synced() {
             return;
         }
+        // When writes are slow, nodes wait for theirs. What joins there costs no write of its own.
+        let waiting: Vec<NodeId> = self.outbox.iter().take(WAITING).copied().collect();
         let ms = now.as_millisecond();
         while let Some((_, id)) = self.timers.first().copied().filter(|(at, _)| *at <= ms) {
             self.timers.pop_first();
@@ -840,7 +846,7 @@ impl Board {
             stirred.into_iter().filter_map(|id| Some((self.jobs[id as usize].as_ref()?.job.age.clone(), id))).collect();
         stirred.sort();
         for (_, id) in stirred {
-            self.hand_out(id, now);
+            self.hand_out(id, &waiting, now);
         }
     }
 
@@ -965,12 +971,23 @@ impl Board {
     }
 
     /// Chooses nodes for a job, as long as it has slots (JOB-15).
-    fn hand_out(&mut self, id: JobId, now: Timestamp) {
+    fn hand_out(&mut self, id: JobId, waiting: &[NodeId], now: Timestamp) {
         let is_prepared = self.jobs[id as usize].as_ref().is_some_and(Work::is_prepared);
         if !is_prepared {
             return;
         }
         let mut slots = self.slots(id, now);
+        for node in waiting {
+            if slots == 0 {
+                break;
+            }
+            if self.may_board(id, *node)
+                && let Joining::Yes(others) = self.joining(id, *node, &[], now)
+            {
+                self.reserve(id, *node, &others);
+                slots -= 1;
+            }
+        }
         let (mut after, mut blocked) = (Bound::Unbounded, 0);
         while slots > 0 {
             let Some(work) = self.jobs[id as usize].as_ref() else { return };
@@ -991,6 +1008,14 @@ impl Board {
         {
             self.told.insert(id);
         }
+    }
+
+    /// Whether a node that waits for its write may take a job along.
+    fn may_board(&self, id: JobId, node: NodeId) -> bool {
+        let slot = &self.nodes[node as usize];
+        let Some(work) = self.jobs[id as usize].as_ref() else { return false };
+        let place = self.place(work, &slot.name);
+        slot.is_queued && slot.reserved.len() < ABOARD && place < LATE && work.ready.contains(&(place, node))
     }
 
     /// Whether a job may have a node, given slots of these jobs that are reserved already.
@@ -1350,7 +1375,7 @@ impl Work {
     }
 
     fn limit(&self) -> usize {
-        self.job.parallelism(self.selected()).unwrap_or_default()
+        self.job.parallelism().map_or(0, |parallelism| parallelism.of(self.selected()))
     }
 
     /// Whether all nodes have ended, of a job that ends by that.
@@ -1361,9 +1386,7 @@ impl Work {
 
     /// Whether its tag is to be counted on when others are admitted.
     fn takes_room(&self, node: NodeId) -> bool {
-        !matches!(self.state(node), State::Out | State::Unwritable)
-            && self.is_prepared()
-            && self.job.parallelism(100).is_ok_and(|limit| limit > 0)
+        !matches!(self.state(node), State::Out | State::Unwritable) && self.is_prepared() && self.limit() > 0
     }
 
     fn is_prepared(&self) -> bool {

@@ -12,10 +12,10 @@ use serde_json::Value;
 use super::node::{self, Labels, Secret, cut, whole};
 use crate::api::image::Familiar;
 use crate::api::json::decode;
+use crate::api::meta;
 use crate::api::names;
 use crate::api::nodeimage::{ImageTagSpec, ObjectReference, TagPullPolicy};
-use crate::api::pulljob::{PullJobSpec, PullJobStatus};
-use crate::api::{IntOrString, meta};
+use crate::api::pulljob::{Parallelism, PullJobSpec, PullJobStatus};
 use crate::selector::Selector;
 
 /// Seconds from its start for which a job waits for nodes that it names and that have no NodeImage (WEAK-23): longer than it
@@ -151,27 +151,17 @@ impl Job {
         self.spec.completion_policy.r#type == "Never"
     }
 
-    /// How many of so many nodes pull at a time (JOB-15). 0 pauses it.
+    /// How many nodes pull at a time (JOB-15); 0 pauses it. So does what admission refuses today, and the error says what is
+    /// wrong with it.
     ///
-    /// Differs: IPJ-17, JOB-15. A part of the nodes that are selected, rounded up, where the reference refuses it.
-    pub fn parallelism(&self, selected: usize) -> Result<usize, String> {
-        let unclear = |text: &str| format!("parallelism {text:?} is no number, and no percentage from 1% to 100%");
-        match &self.spec.parallelism {
-            None => Ok(1),
-            Some(IntOrString::Int(number)) => Ok(usize::try_from(*number).unwrap_or_default()),
-            Some(IntOrString::String(text)) => match text.strip_suffix('%') {
-                Some(percent) => {
-                    let percent = percent.parse::<usize>().map_err(|_| unclear(text))?;
-                    Ok(selected.saturating_mul(percent.min(100)).div_ceil(100))
-                }
-                None => text.parse::<i32>().map(|n| usize::try_from(n).unwrap_or_default()).map_err(|_| unclear(text)),
-            },
-        }
+    /// Differs: IPJ-17, JOB-15. Percentages are taken, where the reference refuses them.
+    pub fn parallelism(&self) -> Result<Parallelism, String> {
+        Parallelism::read(self.spec.parallelism.as_ref()).map_err(|demand| format!("parallelism {demand}"))
     }
 
     /// Whether it does not go on because somebody wants so.
     pub fn is_paused(&self) -> bool {
-        self.parallelism(100) == Ok(0)
+        self.parallelism() == Ok(Parallelism::Count(0))
     }
 
     /// When it is over whatever happens, in seconds since 1970 (JOB-27).
@@ -313,7 +303,7 @@ impl Job {
             }
             if self.is_paused() {
                 add(format_args!("paused by parallelism 0"));
-            } else if let Err(unclear) = self.parallelism(0) {
+            } else if let Err(unclear) = self.parallelism() {
                 add(format_args!("paused: {unclear}"));
             }
             if tally.crowded > 0 {
@@ -538,7 +528,9 @@ mod tests {
 
     #[rstest]
     #[case::paused(json!({"parallelism": 0}), Tally::default(), "paused by parallelism 0")]
-    #[case::nonsense(json!({"parallelism": "x"}), Tally::default(), "paused: parallelism \"x\" is no number")]
+    #[case::nonsense(json!({"parallelism": "x"}), Tally::default(), "paused: parallelism must be a number")]
+    #[case::negative(json!({"parallelism": -1}), Tally::default(), "paused: parallelism must be 0 or more")]
+    #[case::too_many_percent(json!({"parallelism": "150%"}), Tally::default(), "paused: parallelism must be a whole")]
     #[case::crowded(json!({}), Tally { crowded: 2, ..Tally::default() }, "waits for older jobs on 2 nodes")]
     #[case::remark(json!({}), Tally { remark: Some("mind".to_owned()), ..Tally::default() }, "; mind")]
     fn what_holds_it_up_is_told(#[case] spec: Value, #[case] tally: Tally, #[case] told: &str) {

@@ -19,9 +19,8 @@ use crate::api::nodeimage::{
 };
 
 /// Bytes of JSON that a NodeImage may become, as estimated here: with its metadata, its status and who owns which field
-/// (WEAK-40). The API server would take 24 times as much; each daemon reads it at each change. Less means more writes: fewer
-/// jobs go together in each.
-pub const LIMIT: usize = 56 << 10;
+/// (WEAK-40). The API server would take 45 times as much, but each write moves all of it, through etcd and to the daemon.
+pub const LIMIT: usize = 32 << 10;
 /// Seconds within which a daemon must have answered for a tag (IMG-21); also how much later than the daemon the controller
 /// enforces a deadline (IMG-22).
 pub const RESPONSE: i64 = 600;

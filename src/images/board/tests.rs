@@ -81,6 +81,27 @@ fn nodes_of_pods_are_handed_the_image_in_the_order_of_the_pods_job_3_weak_24() {
     assert_eq!(world.status("a")["desired"], 1, "JOB-7");
 }
 
+#[rstest]
+#[case::a_few(6, true)]
+#[case::more_than_should_meet_there(20, false)]
+fn a_node_whose_write_waits_takes_along_what_else_wants_it(#[case] jobs: usize, #[case] are_all_aboard: bool) {
+    let mut world = world(&NODES);
+    world.add_job("a", json!({"parallelism": 2}));
+    world.deliver_all();
+    world.plan(0);
+    for number in 0..jobs {
+        world.add_job(&format!("b{number}"), json!({"image": format!("x:{number}")}));
+    }
+    world.deliver_all();
+    world.plan(0);
+    world.settle();
+    let waited = on(&world, "a");
+    let aboard = (0..jobs).filter(|number| waited.contains(&on(&world, &format!("b{number}"))[0])).count();
+    assert_eq!(aboard == jobs, are_all_aboard, "{aboard} of {jobs}");
+    assert!(aboard >= jobs.min(2 * (ABOARD - 1)), "{aboard} of {jobs}");
+    assert_eq!(world.writes.values().sum::<usize>() == 2, are_all_aboard);
+}
+
 #[test]
 fn a_job_completes_when_all_nodes_have_ended_and_tells_who_failed_job_26() {
     let mut world = world(&NODES);

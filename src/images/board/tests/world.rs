@@ -392,7 +392,7 @@ impl World {
                 self.tags(node).any(|(image, tag)| owns(&tag, &job.uid) && !self.is_finished(node, &image, &tag))
             };
             let active = self.server.keys().filter(pulling).count();
-            let limit = job.parallelism(self.server.len()).unwrap_or_default();
+            let limit = job.parallelism().map_or(0, |parallelism| parallelism.of(self.server.len()));
             if active > limit && limit > 0 {
                 self.excesses.push(format!("{active} nodes pull for {name}, and {limit} may"));
             }
