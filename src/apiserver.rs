@@ -28,7 +28,7 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes of a request that are not on their way yet.
 const SEND_BUFFER: usize = 64 << 10;
 /// How long a connection stays that nobody uses.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// A client for the API server that `config` names. An error says what in it cannot be used; nothing is connected yet.
 pub fn client(config: Config) -> anyhow::Result<Client> {
