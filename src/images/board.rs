@@ -1013,9 +1013,12 @@ impl Board {
     /// Whether a node that waits for its write may take a job along.
     fn may_board(&self, id: JobId, node: NodeId) -> bool {
         let slot = &self.nodes[node as usize];
+        if !slot.is_queued || slot.reserved.len() >= ABOARD {
+            return false;
+        }
         let Some(work) = self.jobs[id as usize].as_ref() else { return false };
         let place = self.place(work, &slot.name);
-        slot.is_queued && slot.reserved.len() < ABOARD && place < LATE && work.ready.contains(&(place, node))
+        place < LATE && work.ready.contains(&(place, node))
     }
 
     /// Whether a job may have a node, given slots of these jobs that are reserved already.
