@@ -10,8 +10,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kube::ResourceExt as _;
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -330,14 +331,23 @@ async fn no_right_was_missing(cluster: &Cluster, _: &Namespace) -> Result<()> {
     // What a namespace or a CRD on its way out refuses is no matter of rights.
     const LOOKED_AT: [&str; 5] = ["nodeimages", "imagepulljobs", "imagelistpulljobs", "secrets", "namespaces"];
     sleep(Duration::from_secs(1)).await;
-    let users = ["outrigger-daemon:outrigger-daemon", "kruise-system:outrigger-manager"];
-    let refused = cluster.audit()?.into_iter().filter(|event| {
-        let is_ours = users.iter().any(|user| event["user"]["username"] == format!("system:serviceaccount:{user}"));
+    // By uid: an installation that a test before has removed lost its rights before its pods.
+    let mut accounts = Vec::new();
+    for (ns, name) in [("outrigger-daemon", "outrigger-daemon"), ("kruise-system", "outrigger-manager")] {
+        let account = Api::<ServiceAccount>::namespaced(cluster.client(), ns).get(name).await?;
+        accounts.push(account.uid().with_context(|| format!("{name} has no uid"))?);
+    }
+    let audit = cluster.audit()?;
+    for account in &accounts {
+        ensure!(audit.iter().any(|event| event["user"]["uid"] == **account), "no request of {account} is in the log");
+    }
+    let refused = audit.iter().filter(|event| {
+        let is_ours = accounts.iter().any(|account| event["user"]["uid"] == **account);
         let resource = event["objectRef"]["resource"].as_str().unwrap_or_default();
         let is_forbidden = event["annotations"]["authorization.k8s.io/decision"] == "forbid";
         is_ours && is_forbidden && LOOKED_AT.contains(&resource)
     });
-    let refused: Vec<Value> = refused.collect();
+    let refused: Vec<&Value> = refused.collect();
     ensure!(refused.is_empty(), "{} requests were refused, such as {:#}", refused.len(), refused[0]);
     until("no copy of a Secret is left", PATIENCE, async || {
         let left = image_site::copies(cluster, "").await?;
