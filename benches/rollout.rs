@@ -2,10 +2,12 @@
 //! bench-rollout N=1000`.
 //!
 //! A real API server and etcd, the real manager, and hollow nodes: one task that does for all pods what a kubelet does,
-//! without containers. In turn and several times: N bare patches of the size of ours, a rollout without a budget, and
-//! once at the end a rollout of 10 %. All are timed by the same watch, from the first request until it has shown the last
-//! pod written, and nodes answer to all of them. How often a pod was written, the API server's own metrics tell; nodes
-//! write by PUT, so every PATCH of a pod is ours.
+//! without containers. All is timed by the same watch, from the first request until it has shown the last pod written.
+//! How often a pod was written, the API server's own metrics tell; nodes write by PUT, so every PATCH of a pod is ours.
+//!
+//! First, in turn and several times, N bare patches of the size of ours and a rollout without a budget. Nodes answer to
+//! both when all is written: how many answers come before that is a matter of chance, and each costs the API server as
+//! much as a patch. Then both once more with nodes that answer at once, until the last has; and a rollout of 10 %.
 
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints, and reads the clock")]
 
@@ -34,7 +36,7 @@ use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Event};
 use manager::{Manager, OPERATOR};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 const ROUNDS: usize = 3;
@@ -63,6 +65,9 @@ struct Shown {
     /// When anything was shown at all.
     news: Option<Instant>,
     ready: BTreeSet<String>,
+    /// The pods whose nodes say that they run it, and when the last of so many did.
+    run: BTreeSet<String>,
+    ran: Option<Instant>,
 }
 
 struct Bench {
@@ -72,7 +77,27 @@ struct Bench {
     manager: Manager,
     pods: usize,
     shown: Arc<Mutex<Shown>>,
+    /// Whether nodes answer.
+    answers: watch::Sender<bool>,
     _tasks: Vec<JoinHandle<()>>,
+}
+
+/// When nodes answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nodes {
+    /// When all pods are written.
+    Wait,
+    AtOnce,
+}
+
+/// What the API server has done so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    /// PATCH requests of pods and their status that succeeded, and those that were refused.
+    patches: f64,
+    refused: f64,
+    /// Seconds of CPU.
+    cpu: f64,
 }
 
 /// What a rollout took.
@@ -85,6 +110,8 @@ struct Took {
     patches: f64,
     refused: f64,
     cpu: f64,
+    /// Seconds of CPU that the API server spent.
+    served: f64,
 }
 
 #[tokio::main]
@@ -126,8 +153,9 @@ impl Bench {
         let client = cluster.client_of(OPERATOR, "floor").await?;
 
         let shown = Arc::default();
-        let tasks = hollow_nodes(&cluster, Arc::clone(&shown));
-        let bench = Self { cluster, client, manager, pods, shown, _tasks: tasks };
+        let (answers, may_answer) = watch::channel(true);
+        let tasks = hollow_nodes(&cluster, Arc::clone(&shown), may_answer);
+        let bench = Self { cluster, client, manager, pods, shown, answers, _tasks: tasks };
         bench.fill().await.map_err(|error| bench.manager.process.explain(error))?;
         Ok(bench)
     }
@@ -142,7 +170,7 @@ impl Bench {
         })
         .await?;
         let template = pod();
-        self.expect(&format!("{REPOSITORY}:0"));
+        self.expect(&format!("{REPOSITORY}:0"), Nodes::AtOnce);
         stream::iter((0..self.pods).map(Ok))
             .try_for_each_concurrent(IN_FLIGHT, |n| {
                 let mut pod = template.clone();
@@ -159,31 +187,46 @@ impl Bench {
     async fn measure(&self) -> Result<()> {
         println!("{} pods, {IN_FLIGHT} bare requests in flight, {ROUNDS} rounds in turn", self.pods);
         println!(
-            "{:<26}{:>10}{:>12}{:>10}{:>14}{:>10}{:>12}",
-            "", "written s", "pods/s", "done s", "writes a pod", "refused", "manager CPU"
+            "{:<34}{:>10}{:>10}{:>10}{:>14}{:>10}{:>14}{:>14}",
+            "", "written s", "pods/s", "done s", "writes a pod", "refused", "manager CPU", "server CPU"
         );
+        let mut image = 0;
+        let mut next = || {
+            image += 1;
+            (image, format!("{REPOSITORY}:{image}"))
+        };
         let mut ratios = Vec::new();
         let mut all = Vec::new();
-        for round in 1..=ROUNDS {
-            let floor = self.floor(round).await?;
+        for _ in 0..ROUNDS {
+            let (number, image) = next();
+            let floor = self.floor(number, Nodes::Wait).await?;
             self.row("bare PATCH", &floor);
-            let took = self.rollout(&format!("{REPOSITORY}:{round}"), "100%").await?;
+            let took = self.rollout(&image, "100%", Nodes::Wait).await?;
             self.row("no budget", &took);
             ratios.push(floor.written.as_secs_f64() / took.written.as_secs_f64());
             all.push(took);
         }
-        let tenth = self.rollout(&format!("{REPOSITORY}:{}", ROUNDS + 1), "10%").await?;
+        let (number, image) = next();
+        let answered = self.floor(number, Nodes::AtOnce).await?;
+        self.row("bare PATCH, nodes answer at once", &answered);
+        let whole = self.rollout(&image, "100%", Nodes::AtOnce).await?;
+        self.row("no budget, nodes answer at once", &whole);
+        let tenth = self.rollout(&next().1, "10%", Nodes::AtOnce).await?;
         self.row("budget of 10 %", &tenth);
 
         let (resident, peak) = self.manager.memory()?;
         let pods = f64::from(u32::try_from(self.pods)?);
         let allowed = 30.0 + pods * 2.0 / 1024.0;
         let ratio = median(ratios);
-        let writes = all.iter().chain([&tenth]).map(|took| took.patches / pods).fold(0.0, f64::max);
-        let each = median(all.iter().map(|took| took.written.as_secs_f64() * 1000.0 / pods).collect());
-        println!("rate of bare PATCH        {ratio:.2} (goal {RATIO})");
+        let writes = all.iter().chain([&whole, &tenth]).map(|took| took.patches / pods).fold(0.0, f64::max);
+        let each = |times: Vec<f64>| median(times) * 1000.0 / pods;
+        let written = each(all.iter().map(|took| took.written.as_secs_f64()).collect());
+        let done = each(vec![whole.done.as_secs_f64()]);
+        let same = answered.done.as_secs_f64() / whole.done.as_secs_f64();
+        println!("rate of bare PATCH        {ratio:.2} (goal {RATIO}); until nodes have answered {same:.2}");
         println!("writes a pod, at most     {writes:.2} (goal {WRITES:.2})");
-        println!("time a pod                {each:.2} ms (goal: no more with N=5000 than with N=1000)");
+        println!("time a pod                {written:.2} ms until written, {done:.2} until done");
+        println!("                          (goal: no more with N=5000 than with N=1000)");
         println!("resident                  {resident:.1} MiB, {peak:.1} at most (goal {allowed:.1})");
         let met = ratio >= RATIO && (writes - WRITES).abs() < 0.005 && resident <= allowed;
         println!("{}", if met { "all goals met" } else { "short of a goal" });
@@ -194,21 +237,22 @@ impl Bench {
         let pods = f64::from(u32::try_from(self.pods).unwrap_or(u32::MAX));
         let written = took.written.as_secs_f64();
         println!(
-            "{name:<26}{written:>10.2}{:>12.0}{:>10.2}{:>14.3}{:>10.0}{:>10.2} s",
+            "{name:<34}{written:>10.2}{:>10.0}{:>10.2}{:>14.3}{:>10.0}{:>12.2} s{:>12.2} s",
             pods / written,
             took.done.as_secs_f64(),
             took.patches / pods,
             took.refused,
-            took.cpu
+            took.cpu,
+            took.served
         );
     }
 
     /// N patches as the manager would send them, of another container's image and of annotations as long as ours.
-    async fn floor(&self, round: usize) -> Result<Took> {
+    async fn floor(&self, round: usize, nodes: Nodes) -> Result<Took> {
         let image = format!("registry.example/shop/web:{round}");
-        self.expect(&image);
+        self.expect(&image, nodes);
         let targets: Vec<_> = self.shown().pods.clone().into_iter().collect();
-        let before = self.patches().await?;
+        let before = self.counts().await?;
         let start = Instant::now();
         stream::iter(targets.into_iter().map(Ok))
             .try_for_each_concurrent(IN_FLIGHT, |(name, (uid, version))| {
@@ -226,24 +270,33 @@ impl Bench {
             })
             .await?;
         let last = self.all_have_it().await?;
-        let after = self.patches().await?;
+        let after = self.counts().await?;
+        let ran = self.all_run_it().await?;
         self.at_rest().await?;
-        let written = last - start;
-        Ok(Took { written, done: written, patches: after.0 - before.0, refused: after.1 - before.1, cpu: 0.0 })
+        Ok(Took {
+            written: last - start,
+            done: ran - start,
+            patches: after.patches - before.patches,
+            refused: after.refused - before.refused,
+            cpu: 0.0,
+            served: after.cpu - before.cpu,
+        })
     }
 
     /// A user changes the image; then it is the manager's turn.
-    async fn rollout(&self, image: &str, at_a_time: &str) -> Result<Took> {
+    async fn rollout(&self, image: &str, at_a_time: &str, nodes: Nodes) -> Result<Took> {
         let path = format!("{SETS}/{SET}");
         let strategy = json!({"spec": {"updateStrategy": {"maxUnavailable": at_a_time}}});
         self.send(Method::PATCH, &path, "application/merge-patch+json", &strategy).await?;
         self.at_rest().await?;
-        self.expect(image);
-        let (before, cpu) = (self.patches().await?, self.manager.cpu()?);
+        self.expect(image, nodes);
+        let (before, cpu) = (self.counts().await?, self.manager.cpu()?);
         let start = Instant::now();
         let change = json!([{"op": "replace", "path": "/spec/containers/0/image", "value": image}]);
         self.send(Method::PATCH, &path, "application/json-patch+json", &change).await?;
         let last = self.all_have_it().await.with_context(|| format!("not all pods got {image}"))?;
+        let (spent, served) = (self.manager.cpu()? - cpu, self.counts().await?.cpu - before.cpu);
+        self.answers.send_replace(true);
         let status = async || {
             let answer = self.client.request_text(Request::get(&path).body(Vec::new())?).await?;
             let set: Value = serde_json::from_str(&answer)?;
@@ -253,13 +306,14 @@ impl Bench {
         let done = start.elapsed();
         // What is written too much is written late.
         self.at_rest().await?;
-        let after = self.patches().await?;
+        let after = self.counts().await?;
         Ok(Took {
             written: last - start,
             done,
-            patches: after.0 - before.0,
-            refused: after.1 - before.1,
-            cpu: self.manager.cpu()? - cpu,
+            patches: after.patches - before.patches,
+            refused: after.refused - before.refused,
+            cpu: spent,
+            served,
         })
     }
 
@@ -273,11 +327,13 @@ impl Bench {
     }
 
     /// From now on this image is waited for.
-    fn expect(&self, image: &str) {
+    fn expect(&self, image: &str, nodes: Nodes) {
+        self.answers.send_replace(nodes == Nodes::AtOnce);
         let mut shown = self.shown();
         image.clone_into(&mut shown.image);
         shown.have.clear();
-        shown.last = None;
+        shown.run.clear();
+        (shown.last, shown.ran) = (None, None);
     }
 
     /// Waits until all pods have the image; when the last one was shown.
@@ -288,6 +344,17 @@ impl Bench {
         })
         .await
         .with_context(|| format!("{} of {} have it", self.shown().have.len(), self.pods))
+    }
+
+    /// Waits until all nodes say that they run it, who may answer from now on; when the last one was shown.
+    async fn all_run_it(&self) -> Result<Instant> {
+        self.answers.send_replace(true);
+        harness::eventually("all nodes have answered", self.patience(), async || {
+            let shown = self.shown();
+            Ok(shown.ran.filter(|_| shown.run.len() == self.pods))
+        })
+        .await
+        .with_context(|| format!("{} of {} have answered", self.shown().run.len(), self.pods))
     }
 
     /// Waits until nodes and manager have nothing more to say.
@@ -303,20 +370,25 @@ impl Bench {
         Duration::from_mins(1) + Duration::from_millis(200) * u32::try_from(self.pods).unwrap_or(u32::MAX)
     }
 
-    /// How many PATCH requests of pods and their status succeeded and were refused, as the API server counts them.
-    async fn patches(&self) -> Result<(f64, f64)> {
+    /// What the API server counts of itself.
+    async fn counts(&self) -> Result<Counts> {
         let metrics = self.client.request_text(Request::get("/metrics").body(Vec::new())?).await?;
-        let of_pods = metrics.lines().filter(|line| {
+        let mut counts = Counts::default();
+        for line in metrics.lines() {
             let is = |label| line.contains(label);
-            line.starts_with("apiserver_request_total{")
+            let value = || line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_default();
+            if line.starts_with("process_cpu_seconds_total ") {
+                counts.cpu = value();
+            }
+            if line.starts_with("apiserver_request_total{")
                 && is(r#"verb="PATCH""#)
                 && is(r#"resource="pods""#)
                 && is(r#"group="""#)
-        });
-        Ok(of_pods.fold((0.0, 0.0), |(done, refused), line| {
-            let count: f64 = line.rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or_default();
-            if line.contains(r#"code="2"#) { (done + count, refused) } else { (done, refused + count) }
-        }))
+            {
+                *if is(r#"code="2"#) { &mut counts.patches } else { &mut counts.refused } += value();
+            }
+        }
+        Ok(counts)
     }
 }
 
@@ -335,7 +407,7 @@ fn pod() -> Value {
 }
 
 /// One task that notes what the watch shows, and one that does what kubelets do.
-fn hollow_nodes(cluster: &Cluster, shown: Arc<Mutex<Shown>>) -> Vec<JoinHandle<()>> {
+fn hollow_nodes(cluster: &Cluster, shown: Arc<Mutex<Shown>>, may_answer: watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
     let client = cluster.client();
     // Bounded by the pods of the benchmark; an event that waits here is none that the watch has to wait for.
     let (events, inbox) = mpsc::unbounded_channel();
@@ -349,7 +421,7 @@ fn hollow_nodes(cluster: &Cluster, shown: Arc<Mutex<Shown>>) -> Vec<JoinHandle<(
         }
         futures::future::ready(())
     });
-    vec![tokio::spawn(watched), tokio::spawn(kubelets(client, inbox))]
+    vec![tokio::spawn(watched), tokio::spawn(kubelets(client, inbox, may_answer))]
 }
 
 fn note(shown: &mut Shown, pod: &DynamicObject, now: Instant) {
@@ -366,6 +438,12 @@ fn note(shown: &mut Shown, pod: &DynamicObject, now: Instant) {
     {
         shown.last = Some(now);
     }
+    let statuses = pod.data["status"]["containerStatuses"].as_array();
+    if statuses.is_some_and(|all| all.iter().any(|status| status["image"] == shown.image))
+        && shown.run.insert(name.clone())
+    {
+        shown.ran = Some(now);
+    }
     let conditions = pod.data["status"]["conditions"].as_array();
     let is_ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
     if conditions.is_some_and(|all| all.iter().any(is_ready)) {
@@ -375,12 +453,15 @@ fn note(shown: &mut Shown, pod: &DynamicObject, now: Instant) {
     }
 }
 
-/// Restarts what has changed, at once, and says so.
-async fn kubelets(client: Client, inbox: mpsc::UnboundedReceiver<DynamicObject>) {
+/// Restarts what has changed, as soon as they may, and says so.
+async fn kubelets(client: Client, inbox: mpsc::UnboundedReceiver<DynamicObject>, may_answer: watch::Receiver<bool>) {
     let node = Mutex::new(Node::default());
-    let (client, node) = (&client, &node);
+    let (client, node, may_answer) = (&client, &node, &may_answer);
     stream::unfold(inbox, |mut inbox| async { Some((inbox.recv().await?, inbox)) })
         .for_each_concurrent(NODES, |pod| async move {
+            if may_answer.clone().wait_for(|may_answer| *may_answer).await.is_err() {
+                return;
+            }
             let Ok(mut pod) = serde_json::to_value(pod) else { return };
             let status = {
                 let mut node = node.lock().unwrap_or_else(PoisonError::into_inner);

@@ -83,7 +83,8 @@ impl Loops {
         let (settings, metrics) = (launch::Settings::default(), counts.launch.clone());
         let launch = launch::run(client.clone(), settings, metrics, &mut hub, stop.clone());
         let readiness = readiness::run(client.clone(), counts.readiness.clone(), &mut hub, stop.clone());
-        let missed = missed::run(client.clone(), self.missed.clone(), counts.missed.clone(), stop.clone());
+        let (settings, gauges) = (self.missed.clone(), counts.missed.clone());
+        let missed = missed::run(client.clone(), settings, gauges, &mut hub, stop.clone());
         async move {
             let recreate = async {
                 match recreate {

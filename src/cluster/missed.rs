@@ -1,16 +1,18 @@
 //! Finds pods that should have been injected and were not: created while the webhook was away, or under `Ignore`.
 //!
-//! Run it only where the Lease is held. It watches metadata alone, keeps nothing of a pod that is in order, and changes no
+//! Run it only where the Lease is held. It hears of pods by the [one watch of them](crate::controllers::pods), and lists
+//! their metadata when what they are judged by has changed. It keeps nothing of a pod that is in order, and changes no
 //! pod: it counts, writes a condition on each SidecarSet by server-side apply under a field owner of its own, and one
 //! event when something was missed or no longer is. What it knows comes from the API server; a successor goes on from
 //! there.
 
+mod judge;
 pub mod ledger;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -26,20 +28,17 @@ use kube::{Client, Error};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::ledger::{Ledger, Said};
+use self::judge::Judge;
+use self::ledger::Said;
 use crate::api::names;
-use crate::sidecarset::audit::{
-    self, Away, CONFIGURATION, Finding, LiveNamespace, LivePod, LiveSet, LiveSets, Registration, audit,
-};
-use crate::sidecarset::select;
+use crate::controllers::pods::{Head, Hub, Listener, Told};
+use crate::sidecarset::audit::{self, Away, CONFIGURATION, LiveSet, Registration};
 use crate::store::watch::{Line, Raw, Sink, Trouble};
 use crate::telemetry::chain;
 
@@ -65,8 +64,6 @@ const TICK: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Bytes of an event's note that the API server takes.
 const NOTE_LIMIT: usize = 1024;
-/// Namespaces that pods were seen in before they were seen themselves.
-const UNKNOWN_LIMIT: usize = 10_000;
 
 /// How patient the loop is.
 #[derive(Clone, Debug)]
@@ -97,13 +94,8 @@ struct Watch {
     client: Client,
     settings: Settings,
     gauges: Gauges,
+    judge: Arc<Judging>,
     sets: BTreeMap<String, Known>,
-    live: LiveSets,
-    namespaces: HashMap<String, Labels>,
-    /// Namespaces of pods that were judged before the namespace was seen.
-    unknown: HashSet<String>,
-    registration: Registration,
-    ledger: Ledger,
     /// Names that `InitApply` brought since `Init`.
     listed_sets: HashSet<String>,
     listed_namespaces: HashSet<String>,
@@ -118,8 +110,12 @@ struct Watch {
     pause: Duration,
 }
 
-/// Labels of a namespace and when they were written.
-type Labels = (BTreeMap<String, String>, Option<Timestamp>);
+/// The judge, to whom the watch of pods and the loop speak.
+struct Judging {
+    judge: Mutex<Judge>,
+    /// The watch of pods began anew, and did not tell of those that went meanwhile.
+    has_gap: AtomicBool,
+}
 
 /// A SidecarSet.
 struct Known {
@@ -140,7 +136,8 @@ struct Known {
     event_after: Option<Instant>,
 }
 
-/// A watch of the metadata of pods. Object by object, since with all that was managed in them they are large when read.
+/// A listing of the metadata of all pods. Object by object, since with all that was managed in them they are large when
+/// read.
 struct Pods {
     news: mpsc::Receiver<PodNews>,
     /// Ends with this.
@@ -151,33 +148,35 @@ enum PodNews {
     Listing,
     /// One, as the API server's JSON.
     Put(Box<str>),
-    Gone(Box<str>),
     Listed,
 }
 
 /// What tells of pods.
 struct PodTeller {
     news: mpsc::Sender<PodNews>,
+    has_told: bool,
     is_down: AtomicBool,
 }
 
-/// A pod, without what it is and how it does.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PodMetadata {
-    metadata: ObjectMeta,
-}
-
-/// Runs until `shutdown`. Errors are logged and tried again, for ever.
-pub async fn run(client: Client, settings: Settings, gauges: Gauges, shutdown: CancellationToken) {
+/// Listens to `hub`, and runs until `shutdown`. Errors are logged and tried again, for ever.
+pub fn run(
+    client: Client,
+    settings: Settings,
+    gauges: Gauges,
+    hub: &mut Hub,
+    shutdown: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
     let mut watch = Watch::new(client, settings, gauges.clone());
-    // It can be stopped anywhere: what it has not told, a successor finds again.
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = watch.work() => {}
+    hub.listen(Arc::clone(&watch.judge) as Arc<dyn Listener>);
+    async move {
+        // It can be stopped anywhere: what it has not told, a successor finds again.
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = watch.work() => {}
+        }
+        // Whoever leads next counts.
+        gauges.set(0, [0; Away::REASONS.len()]);
     }
-    // Whoever leads next counts.
-    gauges.set(0, [0; Away::REASONS.len()]);
 }
 
 /// The kind that is watched.
@@ -236,9 +235,10 @@ impl Pods {
         Self { news: mpsc::channel(1).1, _task: JoinSet::new() }
     }
 
-    fn watch(client: Client) -> Self {
+    /// Lists them once, however often that must be tried.
+    fn list(client: Client) -> Self {
         let (sender, news) = mpsc::channel(QUEUE);
-        let mut teller = PodTeller { news: sender, is_down: AtomicBool::new(false) };
+        let mut teller = PodTeller { news: sender, has_told: false, is_down: AtomicBool::new(false) };
         let line = Line::new("/api/v1/pods".to_owned(), client).having(RUNNING).paged(PAGE).of_metadata();
         let mut task = JoinSet::new();
         task.spawn(async move { line.follow(&mut teller).await });
@@ -250,34 +250,19 @@ impl Pods {
 
 impl Sink for PodTeller {
     async fn take(&mut self, told: Raw<'_>) -> Result<String, serde_json::Error> {
-        #[derive(Default, Deserialize)]
-        #[serde(rename_all = "camelCase", default)]
-        struct Version {
-            resource_version: String,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Versioned {
-            metadata: Version,
-        }
-        let mut version = String::new();
-        let mut copy = |raw: &RawValue| {
-            version = serde_json::from_str::<Versioned>(raw.get()).unwrap_or_default().metadata.resource_version;
-            raw.get().into()
-        };
         let news = match told {
             Raw::Listing => PodNews::Listing,
-            Raw::Item(raw) | Raw::Put(raw) => PodNews::Put(copy(raw)),
-            Raw::Gone(raw) => PodNews::Gone(copy(raw)),
+            Raw::Item(raw) | Raw::Put(raw) => PodNews::Put(raw.get().into()),
             Raw::Listed => PodNews::Listed,
-            Raw::Current => return Ok(version),
+            Raw::Gone(_) | Raw::Current => return Ok(String::new()),
         };
+        self.has_told |= matches!(news, PodNews::Listed);
         let _ = self.news.send(news).await;
-        Ok(version)
+        Ok(String::new())
     }
 
     fn is_closed(&self) -> bool {
-        self.news.is_closed()
+        self.has_told || self.news.is_closed()
     }
 
     fn heard(&self) {
@@ -288,7 +273,26 @@ impl Sink for PodTeller {
 
     fn lost(&self, trouble: &Trouble) {
         if !self.is_down.swap(true, Ordering::Relaxed) {
-            tracing::warn!(reason = %trouble, "pods cannot be watched, so none is known to be missed; tried again");
+            tracing::warn!(reason = %trouble, "pods cannot be listed, so none is known to be missed; tried again");
+        }
+    }
+}
+
+// === impl Judging ===
+
+impl Judging {
+    fn lock(&self) -> MutexGuard<'_, Judge> {
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listener for Judging {
+    fn told(&self, told: &Told<'_>) {
+        match told {
+            Told::Listing => {}
+            Told::Put { head, raw } => self.lock().judge(head, raw),
+            Told::Gone { head } => self.lock().gone(&head.uid),
+            Told::Listed => self.has_gap.store(true, Ordering::Relaxed),
         }
     }
 }
@@ -302,12 +306,8 @@ impl Watch {
             client,
             settings,
             gauges,
+            judge: Arc::new(Judging { judge: Mutex::new(Judge::new(registration)), has_gap: AtomicBool::new(false) }),
             sets: BTreeMap::new(),
-            live: LiveSets::default(),
-            namespaces: HashMap::new(),
-            unknown: HashSet::new(),
-            registration,
-            ledger: Ledger::default(),
             listed_sets: HashSet::new(),
             listed_namespaces: HashSet::new(),
             are_sets_synced: false,
@@ -338,10 +338,10 @@ impl Watch {
                 Some(news) = pods.news.recv() => self.on_pod(news),
                 _ = registration.tick() => self.read_registration().await,
                 _ = ticks.tick() => {
+                    self.look();
                     if self.is_listing_due() {
                         self.read_registration().await;
-                        // A new watch begins with a listing, page by page.
-                        pods = Pods::watch(client.clone());
+                        pods = Pods::list(client.clone());
                         self.begin_listing();
                     }
                     if self.is_telling_due() {
@@ -349,6 +349,16 @@ impl Watch {
                     }
                 }
             }
+        }
+    }
+
+    /// What the watch of pods has told.
+    fn look(&mut self) {
+        if self.judge.has_gap.swap(false, Ordering::Relaxed) {
+            self.want_listing();
+        }
+        if self.judge.lock().take_news() {
+            self.want_telling();
         }
     }
 
@@ -406,8 +416,8 @@ impl Watch {
             told: before.map_or(0, |before| before.told),
             event_after: before.and_then(|before| before.event_after),
         };
+        self.judge.lock().put_set(&name, set);
         self.sets.insert(name, known);
-        self.live.insert(set);
         if !is_same {
             self.want_listing();
         }
@@ -415,7 +425,7 @@ impl Watch {
     }
 
     fn remove_set(&mut self, name: &str) {
-        self.live.remove(name);
+        self.judge.lock().remove_set(name);
         if self.sets.remove(name).is_some() {
             self.want_listing();
         }
@@ -432,25 +442,21 @@ impl Watch {
             }
             Ok(Event::InitDone) => {
                 let listed = std::mem::take(&mut self.listed_namespaces);
-                self.namespaces.retain(|name, _| listed.contains(name));
+                self.judge.lock().retain_namespaces(|name| listed.contains(name));
                 self.are_namespaces_synced = true;
                 self.want_listing();
             }
             Ok(Event::Apply(namespace)) => self.apply_namespace(namespace.metadata),
             Ok(Event::Delete(namespace)) => {
-                self.namespaces.remove(&namespace.metadata.name.unwrap_or_default());
+                let gone = namespace.metadata.name.unwrap_or_default();
+                self.judge.lock().retain_namespaces(|name| name != gone);
             }
             Err(error) => tracing::warn!(error = chain(&error), "Namespaces cannot be watched; tried again"),
         }
     }
 
     fn apply_namespace(&mut self, object: ObjectMeta) {
-        let changed = audit::labels_written(&object);
-        let name = object.name.unwrap_or_default();
-        let labels = object.labels.unwrap_or_default();
-        let is_awaited = self.unknown.remove(&name);
-        let before = self.namespaces.insert(name, (labels.clone(), changed));
-        if is_awaited || before.is_some_and(|(before, _)| before != labels) {
+        if self.judge.lock().put_namespace(object) {
             self.want_listing();
         }
     }
@@ -458,50 +464,14 @@ impl Watch {
     // --- pods ---
 
     fn on_pod(&mut self, news: PodNews) {
-        let read = |raw: &str| serde_json::from_str::<PodMetadata>(raw).unwrap_or_default().metadata;
+        let mut judge = self.judge.lock();
         match news {
-            PodNews::Listing => self.ledger.begin(),
-            PodNews::Put(raw) => self.judge(&read(&raw)),
+            PodNews::Listing => judge.begin(),
+            PodNews::Put(raw) => judge.judge(&Head::read(&raw), &raw),
             PodNews::Listed => {
-                self.ledger.complete();
+                judge.complete();
                 self.are_pods_synced = true;
-                self.want_telling();
             }
-            PodNews::Gone(raw) => {
-                if self.ledger.forget(read(&raw).uid.as_deref().unwrap_or_default()) {
-                    self.want_telling();
-                }
-            }
-        }
-    }
-
-    fn judge(&mut self, pod: &ObjectMeta) {
-        let (Some(uid), Some(name)) = (&pod.uid, &pod.name) else { return };
-        let namespace = pod.namespace.as_deref().unwrap_or("default");
-        let Some((labels, changed)) = self.namespaces.get(namespace) else {
-            // Whether it is excluded is not known before the namespace is.
-            if self.unknown.len() < UNKNOWN_LIMIT {
-                self.unknown.insert(namespace.to_owned());
-            }
-            return;
-        };
-        let around = LiveNamespace {
-            namespace: select::Namespace { name: namespace, labels: Some(labels) },
-            labels_changed: *changed,
-        };
-        let live = LivePod::new(pod, None);
-        let findings = audit(&live, &self.live, around, &self.registration, false);
-        let missed = findings.into_iter().filter_map(|(set, finding)| match finding {
-            Finding::Missed(away) => Some((self.sets.get(set)?.name.clone(), away)),
-            _ => None,
-        });
-        let missed: Vec<_> = missed.collect();
-        let is_news = if missed.is_empty() { self.ledger.forget(uid) } else { true };
-        if !missed.is_empty() {
-            self.ledger.note(uid, namespace, name, missed);
-        }
-        if is_news {
-            self.want_telling();
         }
     }
 
@@ -523,8 +493,7 @@ impl Watch {
         self.list_at = None;
         self.listed_at = Some(Instant::now());
         self.are_pods_synced = false;
-        self.unknown.clear();
-        tracing::debug!(sidecarsets = self.live.len(), "listing all pods to see which were missed");
+        tracing::debug!(sidecarsets = self.sets.len(), "listing all pods to see which were missed");
     }
 
     async fn read_registration(&mut self) {
@@ -532,8 +501,11 @@ impl Watch {
         match patiently(api.get_opt(CONFIGURATION)).await {
             Ok(configuration) => {
                 let read = Registration::of(configuration.as_ref());
-                if read != self.registration {
-                    self.registration = read;
+                let mut judge = self.judge.lock();
+                let is_other = read != judge.registration;
+                judge.registration = read;
+                drop(judge);
+                if is_other {
                     self.want_listing();
                 }
             }
@@ -552,10 +524,12 @@ impl Watch {
     /// Writes what is new: metrics at once, conditions and events a few at a time.
     async fn tell(&mut self) {
         self.tell_at = None;
-        let (total, by_reason) = self.ledger.totals();
-        self.gauges.set(total, by_reason);
-        let tallies = self.ledger.tallies();
-        let is_full = self.ledger.is_full();
+        let (tallies, is_full) = {
+            let ledger = &self.judge.lock().ledger;
+            let (total, by_reason) = ledger.totals();
+            self.gauges.set(total, by_reason);
+            (ledger.tallies(), ledger.is_full())
+        };
         let names: Vec<String> = self.sets.keys().cloned().collect();
         let (mut writes, mut failed) = (0, false);
         let mut again: Option<Instant> = None;

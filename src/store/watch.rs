@@ -749,6 +749,9 @@ impl Line {
             let Some(listed) = self.list(sink).await? else { return Ok(Ended::Expired) };
             sink.heard();
             sink.take(Raw::Listed).await.map_err(unreadable)?;
+            if sink.is_closed() {
+                return Ok(Ended::InTime);
+            }
             version.insert(listed)
         };
         self.watch(from, sink).await

@@ -9,6 +9,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use outrigger::cluster::missed::{self, Gauges, Settings};
+use outrigger::controllers::pods::{self, Hub};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -45,7 +46,10 @@ impl Leader {
         let mut registry = Registry::with_prefix("outrigger");
         gauges.register(&mut registry);
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(missed::run(cluster.client(), settings, gauges, shutdown.clone()));
+        let mut hub = Hub::new(cluster.client(), pods::Metrics::default());
+        let missed = missed::run(cluster.client(), settings, gauges, &mut hub, shutdown.clone());
+        let hub = hub.run(shutdown.clone());
+        let task = tokio::spawn(async move { _ = tokio::join!(hub, missed) });
         Self { registry, shutdown, task }
     }
 

@@ -1,6 +1,6 @@
 //! Which pods were missed, and what is said of it on a SidecarSet. Plain data: events go in, conditions come out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,6 +10,8 @@ use crate::sidecarset::audit::{Away, CONDITION, SINCE};
 
 /// Pods that are kept; of more it is only known that there are more.
 const LIMIT: usize = 100_000;
+/// Pods that are remembered as gone during one listing. What is beyond is right again after the next.
+const GONE_LIMIT: usize = 10_000;
 /// Pods that are named.
 const NAMED: usize = 3;
 
@@ -19,6 +21,8 @@ pub struct Ledger {
     pods: HashMap<Box<str>, Missed>,
     round: u64,
     is_full: bool,
+    /// Pods that went while a listing is under way, whose later pages may still hold them.
+    gone: Option<HashSet<Box<str>>>,
 }
 
 /// One pod.
@@ -59,18 +63,23 @@ impl Ledger {
     pub fn begin(&mut self) {
         self.round += 1;
         self.is_full = false;
+        self.gone = Some(HashSet::new());
     }
 
     /// The listing is complete: pods that were not in it are gone.
     pub fn complete(&mut self) {
         let round = self.round;
         self.pods.retain(|_, pod| pod.round == round);
+        self.gone = None;
     }
 
     /// Notes what a pod was missed by, which may be nothing.
     pub fn note(&mut self, uid: &str, namespace: &str, name: &str, sets: Vec<(Arc<str>, Away)>) {
         if sets.is_empty() {
             self.forget(uid);
+            return;
+        }
+        if self.gone.as_ref().is_some_and(|gone| gone.contains(uid)) {
             return;
         }
         if self.pods.len() >= LIMIT && !self.pods.contains_key(uid) {
@@ -81,7 +90,15 @@ impl Ledger {
         self.pods.insert(uid.into(), pod);
     }
 
-    /// A pod is gone, or in order. Whether it was known.
+    /// A pod is gone, whatever a listing under way says. Whether it was known.
+    pub fn gone(&mut self, uid: &str) -> bool {
+        if let Some(gone) = self.gone.as_mut().filter(|gone| gone.len() < GONE_LIMIT) {
+            gone.insert(uid.into());
+        }
+        self.forget(uid)
+    }
+
+    /// A pod is in order. Whether it was known.
     pub fn forget(&mut self, uid: &str) -> bool {
         self.pods.remove(uid).is_some()
     }
@@ -220,6 +237,19 @@ mod tests {
         ledger.complete();
         assert_eq!(ledger.tallies()["mesh"].count, 1);
         assert!(ledger.forget("b") && !ledger.forget("a"));
+    }
+
+    #[test]
+    fn a_pod_that_went_while_pods_were_listed_stays_gone() {
+        let mut ledger = Ledger::default();
+        ledger.begin();
+        ledger.note("a", "shop", "a", missed(&["mesh"]));
+        assert!(ledger.gone("a") && !ledger.gone("b"));
+        for uid in ["a", "b", "c"] {
+            ledger.note(uid, "shop", uid, missed(&["mesh"]));
+        }
+        ledger.complete();
+        assert_eq!(ledger.tallies()["mesh"].named, [(Arc::from("shop"), Box::from("c"))].into());
     }
 
     #[test]
