@@ -29,7 +29,7 @@ use serde_json::Value;
 pub use self::pod::Pod;
 use self::round::{Round, Writes};
 use self::sidecars::Sidecars;
-use self::state::View;
+use self::state::{Records, View};
 pub use self::status::CONDITIONS;
 use self::status::Report;
 pub use self::verdict::{Stage, Verdict};
@@ -151,7 +151,9 @@ pub enum About {
 pub fn plan(input: &Input<'_>) -> Plan {
     let sidecars = Sidecars::new(input);
     let matching = input.pods.iter().enumerate().filter(|(_, pod)| sidecars.match_pod(pod));
-    let views: Vec<View<'_>> = matching.map(|(index, pod)| View::new(index, pod, &sidecars, input.now)).collect();
+    let mut records = Records::default();
+    let views: Vec<View<'_>> =
+        matching.map(|(index, pod)| View::new(index, pod, &sidecars, &mut records, input.now)).collect();
     let round = Round::decide(input, &sidecars, &views);
     let Report { status, mut events, wake } = status::report(input, &views, &round);
     events.extend(round.events);

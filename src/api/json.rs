@@ -4,15 +4,18 @@
 //! (RSP-5, HASH-9); [`Unknown::restore`] puts them back after the types were changed. [`text`] prints as the reference
 //! prints, which is what hashes and revision names are made of (HASH-7).
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
 
 use serde::de::value::{BorrowedStrDeserializer, MapDeserializer};
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::Serialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::ser::Formatter;
+use serde_json::value::RawValue;
 
 /// A document does not fit its type.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +56,38 @@ pub fn decode<'a, T: Deserialize<'a>>(document: &'a Value) -> Result<(T, Unknown
         })
         .collect();
     Ok((value, Unknown(unknown)))
+}
+
+/// The text of one member of an object, of several with that key the last; an error if `object` is no object. All of
+/// it is read, and nothing kept.
+pub fn member<'a>(object: &'a str, key: &str) -> Result<Option<&'a RawValue>, serde_json::Error> {
+    struct Member<'k>(&'k str);
+    impl<'de> Visitor<'de> for Member<'_> {
+        type Value = Option<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+            let mut found = None;
+            while let Some(key) = members.next_key::<Key<'de>>()? {
+                if key.0 == self.0 {
+                    found = Some(members.next_value()?);
+                } else {
+                    members.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(found)
+        }
+    }
+    #[derive(Deserialize)]
+    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    let mut deserializer = serde_json::Deserializer::from_str(object);
+    let found = Deserializer::deserialize_map(&mut deserializer, Member(key))?;
+    deserializer.end()?;
+    Ok(found)
 }
 
 /// Compact JSON as the reference prints it: `<`, `>`, `&`, U+2028 and U+2029 are escaped, members keep the order of
@@ -327,10 +362,30 @@ impl Formatter for HtmlSafe {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
     use serde_json::json;
 
     use super::*;
     use crate::api::sidecarset::SidecarSet;
+
+    #[rstest]
+    #[case::there(r#"{"a": {"x":1} ,"b":2}"#, Ok(Some(r#"{"x":1}"#)))]
+    #[case::not_there(r#"{"b":2}"#, Ok(None))]
+    #[case::twice(r#"{"a":1,"a":2}"#, Ok(Some("2")))]
+    #[case::escaped(r#"{"\u0061":1}"#, Ok(Some("1")))]
+    #[case::deeper(r#"{"b":{"a":1}}"#, Ok(None))]
+    #[case::broken_later(r#"{"a":1,"b":}"#, Err(()))]
+    #[case::more_behind(r#"{"a":1} x"#, Err(()))]
+    #[case::a_list("[1]", Err(()))]
+    #[case::nothing("null", Err(()))]
+    #[case::empty("", Err(()))]
+    fn one_member_is_found_in_an_object_that_is_whole(
+        #[case] object: &str,
+        #[case] expected: Result<Option<&str>, ()>,
+    ) {
+        let found = member(object, "a").map(|found| found.map(RawValue::get)).map_err(drop);
+        assert_eq!(found, expected);
+    }
 
     #[test]
     fn members_of_the_future_come_back_at_their_place() {

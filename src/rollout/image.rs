@@ -34,7 +34,7 @@ pub(super) fn digest(image: &str) -> Option<&str> {
 }
 
 fn same_name(spec: &str, reported: &str) -> bool {
-    !reported.is_empty() && full_name(spec) == full_name(reported)
+    !reported.is_empty() && (spec == reported || full_name(spec) == full_name(reported))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One round of a rollout: which pods are written now, and why the others are not (CTL-6.6 … CTL-6.10).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::hot::{self, Act, Pair};
 use super::pod::{Container, State};
@@ -266,20 +267,20 @@ fn unsettled(view: &View<'_>, sidecars: &Sidecars<'_>, stage: Option<Stage>) -> 
 struct Paths<'a> {
     input: &'a Input<'a>,
     sidecars: &'a Sidecars<'a>,
-    known: BTreeMap<String, Vec<String>>,
+    known: BTreeMap<Rc<str>, Vec<String>>,
 }
 
 impl Paths<'_> {
     fn of(&mut self, view: &View<'_>) -> Vec<String> {
         let spec = &self.input.set.spec;
         let find = || {
-            let former = self.input.revisions.iter().find(|(hash, _)| *hash == view.without_image);
+            let former = self.input.revisions.iter().find(|(hash, _)| **hash == *view.without_image);
             former.map(|(_, former)| changes::paths(former, spec)).unwrap_or_default()
         };
-        let mut paths = if view.without_image == self.sidecars.hashes.without_image {
+        let mut paths = if *view.without_image == *self.sidecars.hashes.without_image {
             Vec::new()
         } else {
-            self.known.entry(view.without_image.clone()).or_insert_with(find).clone()
+            self.known.entry(Rc::clone(&view.without_image)).or_insert_with(find).clone()
         };
         let fixed = self.sidecars.changed_fixed(view.pod);
         paths.extend(fixed.map(|name| format!("spec.initContainers[{name}].image")));

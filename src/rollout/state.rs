@@ -3,10 +3,13 @@
 
 use core::time::Duration;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::rc::Rc;
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::hot::Pair;
@@ -32,7 +35,7 @@ pub(super) struct View<'a> {
     /// STR-2.
     pub(super) is_upgradable: bool,
     /// The `hash-without-image` it carries.
-    pub(super) without_image: String,
+    pub(super) without_image: Rc<str>,
     /// CTL-22, of all sidecars.
     pub(super) is_consistent: bool,
     /// CTL-25.
@@ -54,7 +57,22 @@ enum InPlace<'a> {
     Absent,
     /// It was, by all that can be read.
     Garbage,
-    Known(BTreeMap<Cow<'a, str>, Recorded<'a>>),
+    Known(Entries<'a>),
+}
+
+/// What was noted, by the name of the container. They are few.
+#[derive(Default)]
+struct Entries<'a>(Vec<(Cow<'a, str>, Recorded<'a>)>);
+
+/// Records that were read. Pods that were written in the same second have the same texts.
+#[derive(Default)]
+pub(super) struct Records<'a>(HashMap<&'a str, Record>);
+
+/// What a hash annotation says of the set.
+#[derive(Clone)]
+struct Record {
+    hash: Rc<str>,
+    updated: Option<Timestamp>,
 }
 
 /// What was noted of a container before its image was changed. The reference writes the first member alone.
@@ -86,23 +104,28 @@ pub(super) enum Acted {
 // === impl View ===
 
 impl<'a> View<'a> {
-    pub(super) fn new(index: usize, pod: &'a Pod, sidecars: &'a Sidecars<'a>, now: Timestamp) -> Self {
-        let told = |key| pod.annotation(key).and_then(|text| records::told(text, sidecars.set)).unwrap_or_default();
-        let (record, without_image) = (told(names::HASH), told(names::HASH_WITHOUT_IMAGE).hash);
+    pub(super) fn new(
+        index: usize,
+        pod: &'a Pod,
+        sidecars: &'a Sidecars<'a>,
+        records: &mut Records<'a>,
+        now: Timestamp,
+    ) -> Self {
+        let mut read = |key| records.read(pod.annotation(key).unwrap_or_default(), sidecars.set);
+        let (record, without_image) = (read(names::HASH), read(names::HASH_WITHOUT_IMAGE).hash);
         let (state, state_written) = InPlace::read(pod.annotation(names::INPLACE_UPDATE_STATE), sidecars.set);
         let is_touched = !matches!(state, InPlace::Absent);
-        let record_written = record.updated.as_deref().and_then(|time| time.parse().ok());
         let mut view = Self {
             index,
             pod,
-            is_updated: record.hash == sidecars.hashes.full,
-            is_upgradable: without_image == sidecars.hashes.without_image
+            is_updated: *record.hash == *sidecars.hashes.full,
+            is_upgradable: *without_image == *sidecars.hashes.without_image
                 && sidecars.changed_fixed(pod).next().is_none(),
             without_image,
             is_consistent: false,
             is_ready: false,
             // W-9: the reference's state keeps the time of its first update; its record has that of the last.
-            written: state_written.max(record_written.filter(|_| is_touched)),
+            written: state_written.max(record.updated.filter(|_| is_touched)),
             is_touched,
             pairs: Vec::new(),
             wake: None,
@@ -110,9 +133,14 @@ impl<'a> View<'a> {
             now,
         };
         view.pairs = Pair::all(&view, sidecars);
-        let acted: Vec<Acted> = sidecars.of(pod).map(|container| view.acted(container)).collect();
-        view.wake = acted.iter().filter_map(|acted| if let Acted::At(time) = acted { Some(*time) } else { None }).min();
-        view.is_consistent = view.has_statuses() && acted.iter().all(|acted| *acted == Acted::Yes);
+        view.is_consistent = view.has_statuses();
+        for container in sidecars.of(pod) {
+            let acted = view.acted(container);
+            view.is_consistent &= acted == Acted::Yes;
+            if let Acted::At(time) = acted {
+                view.wake = Some(view.wake.map_or(time, |wake| wake.min(time)));
+            }
+        }
         view.is_ready = view.is_ready_itself() && view.pairs.iter().all(|pair| !pair.is_in_upgrade());
         view
     }
@@ -150,7 +178,7 @@ impl<'a> View<'a> {
     /// What was noted of a container.
     pub(super) fn recorded(&self, container: &str) -> Option<&Recorded<'a>> {
         match &self.state {
-            InPlace::Known(entries) => entries.get(container),
+            InPlace::Known(entries) => entries.of(container),
             InPlace::Absent | InPlace::Garbage => None,
         }
     }
@@ -232,13 +260,11 @@ impl<'a> InPlace<'a> {
             #[serde(borrow)]
             update_timestamp: Option<Cow<'a, str>>,
             #[serde(borrow)]
-            last_container_statuses: Option<BTreeMap<Cow<'a, str>, Recorded<'a>>>,
+            last_container_statuses: Option<Entries<'a>>,
         }
         let Some(text) = text else { return (Self::Absent, None) };
-        let Ok(entries) = serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(text) else {
-            return (Self::Garbage, None);
-        };
-        let Some(entry) = entries.get(set) else { return (Self::Absent, None) };
+        let Ok(entry) = json::member(text, set) else { return (Self::Garbage, None) };
+        let Some(entry) = entry else { return (Self::Absent, None) };
         match serde_json::from_str::<Entry<'_>>(entry.get()) {
             Ok(entry) => {
                 let written = entry.update_timestamp.and_then(|time| time.parse().ok());
@@ -246,6 +272,51 @@ impl<'a> InPlace<'a> {
             }
             Err(_) => (Self::Garbage, None),
         }
+    }
+}
+
+// === impl Entries ===
+
+impl<'a> Entries<'a> {
+    fn of(&self, container: &str) -> Option<&Recorded<'a>> {
+        // Of two with one name the last counts.
+        self.0.iter().rev().find(|(name, _)| *name == container).map(|(_, recorded)| recorded)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+        struct ToEntries;
+        impl<'de> Visitor<'de> for ToEntries {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((Name(name), recorded)) = members.next_entry()? {
+                    entries.push((name, recorded));
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(ToEntries)
+    }
+}
+
+// === impl Records ===
+
+impl<'a> Records<'a> {
+    fn read(&mut self, text: &'a str, set: &str) -> Record {
+        let record = self.0.entry(text).or_insert_with(|| {
+            let told = records::told(text, set).unwrap_or_default();
+            Record { hash: told.hash.into(), updated: told.updated.and_then(|time| time.parse().ok()) }
+        });
+        record.clone()
     }
 }
 

@@ -115,8 +115,7 @@ pub struct Told {
 
 /// Reads the entry of one SidecarSet, in either form of ANN-6; `None` when there is none that can be read.
 pub fn told(text: &str, set: &str) -> Option<Told> {
-    let entries: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(text).ok()?;
-    let entry = entries.get(set)?.get();
+    let entry = json::member(text, set).ok()??.get();
     if let Ok(hash) = serde_json::from_str::<String>(entry) {
         return Some(Told { hash, updated: None });
     }

@@ -425,8 +425,10 @@ impl Worker {
             return;
         }
         self.share.judged(plan.verdicts.iter().map(|(_, verdict)| verdict));
-        let uids: HashSet<&str> = pods.iter().map(|pod| &*pod.uid).collect();
-        self.refusals.retain(|uid| uids.contains(uid));
+        if !self.refusals.is_empty() {
+            let uids: HashSet<&str> = pods.iter().map(|pod| &*pod.uid).collect();
+            self.refusals.retain(|uid| uids.contains(uid));
+        }
 
         // What is left of the queue was certain when the plan was made, and is in it as done.
         let on_their_way: HashSet<&str> =
