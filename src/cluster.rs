@@ -10,7 +10,6 @@
 
 pub mod authority;
 pub mod leader;
-pub mod missed;
 pub mod registration;
 pub mod trust;
 pub mod uninstall;

@@ -8,8 +8,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::missed;
-use crate::controllers::{images, launch, pods, readiness, recreate, sidecarset};
+use crate::controllers::{images, launch, missed, pods, readiness, recreate, sidecarset};
 use crate::store::Snapshot;
 
 /// The loops, and what they count.

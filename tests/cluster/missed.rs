@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
-use outrigger::cluster::missed::{self, Gauges, Settings};
+use outrigger::controllers::missed::{self, Gauges, Settings};
 use outrigger::controllers::pods::{self, Hub};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
