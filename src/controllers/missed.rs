@@ -1,7 +1,7 @@
 //! Finds pods that should have been injected and were not: created while the webhook was away, or under `Ignore`.
 //!
 //! Run it only where the Lease is held. It hears of pods by the [one watch of them](crate::controllers::pods), and lists
-//! their metadata when what they are judged by has changed. It keeps nothing of a pod that is in order, and changes no
+//! their metadata when what they are judged by has changed, or missed pods may have gone unheard. It keeps nothing of a pod that is in order, and changes no
 //! pod: it counts, writes a condition on each SidecarSet by server-side apply under a field owner of its own, and one
 //! event when something was missed or no longer is. What it knows comes from the API server; a successor goes on from
 //! there.
@@ -101,7 +101,7 @@ struct Watch {
     listed_namespaces: HashSet<String>,
     are_sets_synced: bool,
     are_namespaces_synced: bool,
-    are_pods_synced: bool,
+    listing: Listing,
     /// When all pods are to be listed again.
     list_at: Option<Instant>,
     listed_at: Option<Instant>,
@@ -113,7 +113,7 @@ struct Watch {
 /// The judge, to whom the watch of pods and the loop speak.
 struct Judging {
     judge: Mutex<Judge>,
-    /// The watch of pods began anew, and did not tell of those that went meanwhile.
+    /// The watch of pods told all there are, and none of those that went before.
     has_gap: AtomicBool,
 }
 
@@ -136,6 +136,14 @@ struct Known {
     event_after: Option<Instant>,
 }
 
+/// How far pods were listed with what they are judged by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    None,
+    UnderWay,
+    Complete,
+}
+
 /// A listing of the metadata of all pods. Object by object, since with all that was managed in them they are large when
 /// read.
 struct Pods {
@@ -145,7 +153,6 @@ struct Pods {
 }
 
 enum PodNews {
-    Listing,
     /// One, as the API server's JSON.
     Put(Box<str>),
     Listed,
@@ -251,10 +258,10 @@ impl Pods {
 impl Sink for PodTeller {
     async fn take(&mut self, told: Raw<'_>) -> Result<String, serde_json::Error> {
         let news = match told {
-            Raw::Listing => PodNews::Listing,
-            Raw::Item(raw) | Raw::Put(raw) => PodNews::Put(raw.get().into()),
+            Raw::Item(raw) => PodNews::Put(raw.get().into()),
             Raw::Listed => PodNews::Listed,
-            Raw::Gone(_) | Raw::Current => return Ok(String::new()),
+            // It may be listed in several attempts; and is closed before anything is watched.
+            Raw::Listing | Raw::Put(_) | Raw::Gone(_) | Raw::Current => return Ok(String::new()),
         };
         self.has_told |= matches!(news, PodNews::Listed);
         let _ = self.news.send(news).await;
@@ -290,7 +297,7 @@ impl Listener for Judging {
     fn told(&self, told: &Told<'_>) {
         match told {
             Told::Listing => {}
-            Told::Put { head, raw } => self.lock().judge(head, raw),
+            Told::Put { head, raw } => self.lock().told(head, raw),
             Told::Gone { head } => self.lock().gone(&head.uid),
             Told::Listed => self.has_gap.store(true, Ordering::Relaxed),
         }
@@ -312,7 +319,7 @@ impl Watch {
             listed_namespaces: HashSet::new(),
             are_sets_synced: false,
             are_namespaces_synced: false,
-            are_pods_synced: false,
+            listing: Listing::None,
             list_at: None,
             listed_at: None,
             tell_at: None,
@@ -335,14 +342,15 @@ impl Watch {
             tokio::select! {
                 Some(event) = sets.next() => self.on_set(event),
                 Some(event) = namespaces.next() => self.on_namespace(event),
-                Some(news) = pods.news.recv() => self.on_pod(news),
+                news = pods.news.recv(), if self.listing == Listing::UnderWay => self.on_pod(news),
                 _ = registration.tick() => self.read_registration().await,
                 _ = ticks.tick() => {
                     self.look();
                     if self.is_listing_due() {
                         self.read_registration().await;
-                        pods = Pods::list(client.clone());
+                        // What the watch tells from now on is newer than the list.
                         self.begin_listing();
+                        pods = Pods::list(client.clone());
                     }
                     if self.is_telling_due() {
                         self.tell().await;
@@ -354,10 +362,14 @@ impl Watch {
 
     /// What the watch of pods has told.
     fn look(&mut self) {
-        if self.judge.has_gap.swap(false, Ordering::Relaxed) {
+        let has_gap = self.judge.has_gap.swap(false, Ordering::Relaxed);
+        let mut judge = self.judge.lock();
+        let (has_news, is_empty) = (judge.take_news(), judge.ledger.is_empty());
+        drop(judge);
+        if has_gap && (self.listing == Listing::UnderWay || !is_empty) {
             self.want_listing();
         }
-        if self.judge.lock().take_news() {
+        if has_news {
             self.want_telling();
         }
     }
@@ -463,14 +475,21 @@ impl Watch {
 
     // --- pods ---
 
-    fn on_pod(&mut self, news: PodNews) {
-        let mut judge = self.judge.lock();
+    /// Takes what the listing brings; `None` when it broke off.
+    fn on_pod(&mut self, news: Option<PodNews>) {
         match news {
-            PodNews::Listing => judge.begin(),
-            PodNews::Put(raw) => judge.judge(&Head::read(&raw), &raw),
-            PodNews::Listed => {
-                judge.complete();
-                self.are_pods_synced = true;
+            Some(PodNews::Put(raw)) => self.judge.lock().listed(&Head::read(&raw), &raw),
+            Some(PodNews::Listed) => {
+                let is_sure = self.judge.lock().complete();
+                self.listing = Listing::Complete;
+                if !is_sure {
+                    self.want_listing();
+                }
+            }
+            None => {
+                tracing::error!("the listing of pods crashed and is made again");
+                self.listing = Listing::None;
+                self.want_listing();
             }
         }
     }
@@ -486,13 +505,18 @@ impl Watch {
     fn is_listing_due(&self) -> bool {
         let now = Instant::now();
         let rested = self.listed_at.is_none_or(|at| at + self.settings.listing_interval <= now);
-        self.are_sets_synced && self.are_namespaces_synced && rested && self.list_at.is_some_and(|at| at <= now)
+        self.are_sets_synced
+            && self.are_namespaces_synced
+            && self.listing != Listing::UnderWay
+            && rested
+            && self.list_at.is_some_and(|at| at <= now)
     }
 
     fn begin_listing(&mut self) {
         self.list_at = None;
         self.listed_at = Some(Instant::now());
-        self.are_pods_synced = false;
+        self.listing = Listing::UnderWay;
+        self.judge.lock().begin();
         tracing::debug!(sidecarsets = self.sets.len(), "listing all pods to see which were missed");
     }
 
@@ -518,7 +542,7 @@ impl Watch {
     // --- telling ---
 
     fn is_telling_due(&self) -> bool {
-        self.are_pods_synced && self.tell_at.is_some_and(|at| at <= Instant::now())
+        self.listing == Listing::Complete && self.tell_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Writes what is new: metrics at once, conditions and events a few at a time.

@@ -28,7 +28,7 @@ pub(super) struct Judge {
     unknown: HashSet<String>,
     pub(super) registration: Registration,
     pub(super) ledger: Ledger,
-    /// Whether pods were ever listed: before that, too little is known to judge.
+    /// Whether a listing ever began: before that, too little is known to judge.
     is_ready: bool,
     has_news: bool,
 }
@@ -111,10 +111,10 @@ impl Judge {
         self.is_ready = true;
     }
 
-    /// All pods were told.
-    pub(super) fn complete(&mut self) {
-        self.ledger.complete();
+    /// All pods were listed. Whether that can be relied upon.
+    pub(super) fn complete(&mut self) -> bool {
         self.has_news = true;
+        self.ledger.complete()
     }
 
     /// Whether something was found since this was asked last.
@@ -122,13 +122,26 @@ impl Judge {
         std::mem::take(&mut self.has_news)
     }
 
-    /// Takes that a pod is gone.
+    /// Takes what the watch tells of a pod that is gone.
     pub(super) fn gone(&mut self, uid: &str) {
-        self.has_news |= self.ledger.gone(uid);
+        self.ledger.hear(uid);
+        self.has_news |= self.ledger.forget(uid);
     }
 
-    /// Judges a pod by its JSON, or by that of its metadata.
-    pub(super) fn judge(&mut self, head: &Head<'_>, raw: &str) {
+    /// Takes what the watch tells of a pod, as JSON.
+    pub(super) fn told(&mut self, head: &Head<'_>, raw: &str) {
+        self.ledger.hear(&head.uid);
+        self.judge(head, raw);
+    }
+
+    /// Takes what a listing says of a pod, the JSON of its metadata. The watch knows better what it told meanwhile.
+    pub(super) fn listed(&mut self, head: &Head<'_>, raw: &str) {
+        if !self.ledger.was_heard(&head.uid) {
+            self.judge(head, raw);
+        }
+    }
+
+    fn judge(&mut self, head: &Head<'_>, raw: &str) {
         let (uid, namespace, name) = (&*head.uid, &*head.namespace, &*head.name);
         if !self.is_ready || uid.is_empty() {
             return;
@@ -214,7 +227,7 @@ mod tests {
 
     fn take(judge: &mut Judge, pod: &Value) {
         let raw = pod.to_string();
-        judge.judge(&Head::read(&raw), &raw);
+        judge.told(&Head::read(&raw), &raw);
     }
 
     fn count(judge: &Judge) -> usize {
@@ -246,7 +259,7 @@ mod tests {
             let mut judge = judge();
             judge.begin();
             take(&mut judge, &pod(&json!({})));
-            judge.complete();
+            assert!(judge.complete());
             assert!(judge.take_news() && !judge.take_news());
             if in_order {
                 take(&mut judge, &pod(&json!({"status": {"phase": "Failed"}})));
@@ -255,6 +268,27 @@ mod tests {
             }
             assert_eq!((count(&judge), judge.take_news()), (0, true));
         }
+    }
+
+    #[rstest]
+    #[case::that_finished(Some(json!({"status": {"phase": "Succeeded"}})), json!({}), 0)]
+    #[case::that_went(None, json!({}), 0)]
+    #[case::that_is_selected_now(Some(json!({})), json!({"metadata": {"labels": {"app": "api"}}}), 1)]
+    fn the_watch_is_believed_rather_than_a_listing_that_began_before(
+        #[case] told: Option<Value>,
+        #[case] listed: Value,
+        #[case] expected: usize,
+    ) {
+        let mut judge = judge();
+        judge.begin();
+        match told {
+            Some(change) => take(&mut judge, &pod(&change)),
+            None => judge.gone("u"),
+        }
+        let raw = pod(&listed).to_string();
+        judge.listed(&Head::read(&raw), &raw);
+        judge.complete();
+        assert_eq!(count(&judge), expected);
     }
 
     #[test]

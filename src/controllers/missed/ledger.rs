@@ -1,6 +1,7 @@
 //! Which pods were missed, and what is said of it on a SidecarSet. Plain data: events go in, conditions come out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,8 +11,8 @@ use crate::sidecarset::audit::{Away, CONDITION, SINCE};
 
 /// Pods that are kept; of more it is only known that there are more.
 const LIMIT: usize = 100_000;
-/// Pods that are remembered as gone during one listing. What is beyond is right again after the next.
-const GONE_LIMIT: usize = 10_000;
+/// Pods that are remembered as heard of during one listing. With more, another listing is due.
+const HEARD_LIMIT: usize = 100_000;
 /// Pods that are named.
 const NAMED: usize = 3;
 
@@ -21,8 +22,8 @@ pub struct Ledger {
     pods: HashMap<Box<str>, Missed>,
     round: u64,
     is_full: bool,
-    /// Pods that went while a listing is under way, whose later pages may still hold them.
-    gone: Option<HashSet<Box<str>>>,
+    /// Hashes of the UIDs that the watch told of while a listing is under way: what a page says of them is older.
+    heard: Option<HashSet<u64>>,
 }
 
 /// One pod.
@@ -56,6 +57,12 @@ pub struct Said {
     pub generation: i64,
 }
 
+fn hash(uid: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    uid.hash(&mut hasher);
+    hasher.finish()
+}
+
 // === impl Ledger ===
 
 impl Ledger {
@@ -63,23 +70,33 @@ impl Ledger {
     pub fn begin(&mut self) {
         self.round += 1;
         self.is_full = false;
-        self.gone = Some(HashSet::new());
+        self.heard = Some(HashSet::new());
     }
 
-    /// The listing is complete: pods that were not in it are gone.
-    pub fn complete(&mut self) {
+    /// The listing is complete: pods that were neither in it nor heard of are gone. Whether all that was heard of could
+    /// be remembered.
+    pub fn complete(&mut self) -> bool {
         let round = self.round;
         self.pods.retain(|_, pod| pod.round == round);
-        self.gone = None;
+        self.heard.take().is_none_or(|heard| heard.len() < HEARD_LIMIT)
+    }
+
+    /// The watch tells of a pod: what a listing under way says of it is no news any more.
+    pub fn hear(&mut self, uid: &str) {
+        if let Some(heard) = self.heard.as_mut().filter(|heard| heard.len() < HEARD_LIMIT) {
+            heard.insert(hash(uid));
+        }
+    }
+
+    /// Whether the watch told of a pod since the listing began.
+    pub fn was_heard(&self, uid: &str) -> bool {
+        self.heard.as_ref().is_some_and(|heard| heard.contains(&hash(uid)))
     }
 
     /// Notes what a pod was missed by, which may be nothing.
     pub fn note(&mut self, uid: &str, namespace: &str, name: &str, sets: Vec<(Arc<str>, Away)>) {
         if sets.is_empty() {
             self.forget(uid);
-            return;
-        }
-        if self.gone.as_ref().is_some_and(|gone| gone.contains(uid)) {
             return;
         }
         if self.pods.len() >= LIMIT && !self.pods.contains_key(uid) {
@@ -90,17 +107,14 @@ impl Ledger {
         self.pods.insert(uid.into(), pod);
     }
 
-    /// A pod is gone, whatever a listing under way says. Whether it was known.
-    pub fn gone(&mut self, uid: &str) -> bool {
-        if let Some(gone) = self.gone.as_mut().filter(|gone| gone.len() < GONE_LIMIT) {
-            gone.insert(uid.into());
-        }
-        self.forget(uid)
-    }
-
-    /// A pod is in order. Whether it was known.
+    /// A pod is gone, or in order. Whether it was known.
     pub fn forget(&mut self, uid: &str) -> bool {
         self.pods.remove(uid).is_some()
+    }
+
+    /// Whether none was missed.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
     }
 
     /// The pods by SidecarSet.
@@ -240,16 +254,25 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_went_while_pods_were_listed_stays_gone() {
+    fn what_was_heard_of_during_a_listing_stays_and_is_remembered_until_its_end() {
+        let mut ledger = Ledger::default();
+        ledger.note("a", "shop", "a", missed(&["mesh"]));
+        ledger.hear("a");
+        assert!(!ledger.was_heard("a"), "there is no listing");
+        ledger.begin();
+        ledger.hear("b");
+        ledger.note("b", "shop", "b", missed(&["mesh"]));
+        assert!(ledger.was_heard("b") && !ledger.was_heard("a"));
+        assert!(ledger.complete() && !ledger.was_heard("b"));
+        assert_eq!(ledger.tallies()["mesh"].named, [(Arc::from("shop"), Box::from("b"))].into());
+    }
+
+    #[test]
+    fn a_listing_during_which_too_much_was_heard_says_so() {
         let mut ledger = Ledger::default();
         ledger.begin();
-        ledger.note("a", "shop", "a", missed(&["mesh"]));
-        assert!(ledger.gone("a") && !ledger.gone("b"));
-        for uid in ["a", "b", "c"] {
-            ledger.note(uid, "shop", uid, missed(&["mesh"]));
-        }
-        ledger.complete();
-        assert_eq!(ledger.tallies()["mesh"].named, [(Arc::from("shop"), Box::from("c"))].into());
+        (0..HEARD_LIMIT).for_each(|n| ledger.hear(&n.to_string()));
+        assert!(!ledger.complete());
     }
 
     #[test]
