@@ -3,8 +3,8 @@
 //!
 //! A real API server and etcd, the real manager, and hollow nodes: one task that does for all pods what a kubelet does,
 //! without containers. Writes and answers are timed by the same watch, from the first request until it has shown the last;
-//! a rollout is done when its status says so.
-//! How often a pod was written, the API server's own metrics tell; nodes write by PUT, so every PATCH of a pod is ours.
+//! a rollout is done when its status says so. How often a pod was written, the API server's own metrics tell; nodes write
+//! by PUT, so every PATCH of a pod is ours.
 //!
 //! First, in turn and several times, N bare patches of the size of ours and a rollout without a budget. Nodes answer to
 //! both when all is written: how many answers come before that is a matter of chance, and each costs the API server as
@@ -280,6 +280,7 @@ impl Bench {
             .await?;
         let last = self.all_have_it().await?;
         let (spent, after) = (self.manager.cpu()? - cpu, self.counts().await?);
+        self.answers.send_replace(true);
         let ran = self.all_run_it().await?;
         self.at_rest().await?;
         Ok(Took {
@@ -357,9 +358,8 @@ impl Bench {
         .with_context(|| format!("{} of {} have it", self.shown().have.len(), self.pods))
     }
 
-    /// Waits until all nodes say that they run it, who may answer from now on; when the last one was shown.
+    /// Waits until all nodes say that they run it; when the last one was shown.
     async fn all_run_it(&self) -> Result<Instant> {
-        self.answers.send_replace(true);
         harness::eventually("all nodes have answered", self.patience(), async || {
             let shown = self.shown();
             Ok(shown.ran.filter(|_| shown.run.len() == self.pods))

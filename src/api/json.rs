@@ -40,6 +40,10 @@ pub enum Step {
     Index(usize),
 }
 
+/// A text that is borrowed where it has no escapes, also as a key, in an option or in a list, where a bare [`Cow`] is not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
 /// Reads `document` as `T`. As in the reference, a member that is `null` counts as absent, and a `null` in a list or map
 /// as what an absent one would be: an empty text, a zero quantity (HASH-7).
 pub fn decode<'a, T: Deserialize<'a>>(document: &'a Value) -> Result<(T, Unknown), DecodeError> {
@@ -71,7 +75,7 @@ pub fn member<'a>(object: &'a str, key: &str) -> Result<Option<&'a RawValue>, se
 
         fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
             let mut found = None;
-            while let Some(key) = members.next_key::<Key<'de>>()? {
+            while let Some(key) = members.next_key::<Text<'de>>()? {
                 if key.0 == self.0 {
                     found = Some(members.next_value()?);
                 } else {
@@ -81,9 +85,6 @@ pub fn member<'a>(object: &'a str, key: &str) -> Result<Option<&'a RawValue>, se
             Ok(found)
         }
     }
-    #[derive(Deserialize)]
-    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
     let mut deserializer = serde_json::Deserializer::from_str(object);
     let found = Deserializer::deserialize_map(&mut deserializer, Member(key))?;
     deserializer.end()?;

@@ -1,10 +1,10 @@
 //! Finds pods that should have been injected and were not: created while the webhook was away, or under `Ignore`.
 //!
 //! Run it only where the Lease is held. It hears of pods by the [one watch of them](crate::controllers::pods), and lists
-//! their metadata when what they are judged by has changed, or missed pods may have gone unheard. It keeps nothing of a pod that is in order, and changes no
-//! pod: it counts, writes a condition on each SidecarSet by server-side apply under a field owner of its own, and one
-//! event when something was missed or no longer is. What it knows comes from the API server; a successor goes on from
-//! there.
+//! their metadata when what they are judged by has changed, or missed pods may have gone unheard. It keeps nothing of a
+//! pod that is in order, and changes no pod: it counts, writes a condition on each SidecarSet by server-side apply under a
+//! field owner of its own, and one event when something was missed or no longer is. What it knows comes from the API
+//! server; a successor goes on from there.
 
 mod judge;
 pub mod ledger;

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::json::Text;
 use crate::store::watch::{Line, Raw, Sink, Trouble};
 
 /// Pods in one page of a list: about a MiB of text.
@@ -128,9 +129,6 @@ struct Metadata<'a> {
     resource_version: Option<Text<'a>>,
     deletion_timestamp: Option<IgnoredAny>,
 }
-
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Stops at the metadata.
 struct ToMetadata<'s, 'a>(&'s mut Option<Metadata<'a>>);

@@ -286,8 +286,6 @@ impl<'a> Entries<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
         struct ToEntries;
         impl<'de> Visitor<'de> for ToEntries {
             type Value = Entries<'de>;
@@ -298,7 +296,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
                 let mut entries = Vec::new();
-                while let Some((Name(name), recorded)) = members.next_entry()? {
+                while let Some((json::Text(name), recorded)) = members.next_entry()? {
                     entries.push((name, recorded));
                 }
                 Ok(Entries(entries))

@@ -90,8 +90,8 @@ fn escaped(json: &str) -> String {
 
 /// The revision of a set that a pod was injected with, as far as its record says.
 pub fn revision(annotations: &Pairs<'_>, set: &str) -> Option<String> {
-    let entries: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(annotations.get(names::HASH)?).ok()?;
-    let entry: Entry<'_> = serde_json::from_str(entries.get(set)?.get()).ok()?;
+    let entry = json::member(annotations.get(names::HASH)?, set).ok()??.get();
+    let entry: Entry<'_> = serde_json::from_str(entry).ok()?;
     Some(entry.controller_revision.into_owned()).filter(|revision| !revision.is_empty())
 }
 

@@ -1,6 +1,5 @@
 //! Judges pods: what they are judged by, and what was found. Plain data, shared by the loop and the watch of pods.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::ledger::Ledger;
+use crate::api::json::Text;
 use crate::controllers::pods::Head;
 use crate::sidecarset::audit::{self, Away, Finding, LiveNamespace, LivePod, LiveSet, LiveSets, Registration, audit};
 use crate::sidecarset::select;
@@ -48,7 +48,7 @@ struct Raw<'a> {
 #[derive(Deserialize)]
 struct Status<'a> {
     #[serde(borrow, default)]
-    phase: Option<Cow<'a, str>>,
+    phase: Option<Text<'a>>,
 }
 
 /// The metadata without what was managed in them, which is most of their text.
@@ -168,7 +168,7 @@ impl Judge {
             namespace: select::Namespace { name: namespace, labels: Some(labels) },
             labels_changed: *changed,
         };
-        let phase = status.and_then(|status| status.phase);
+        let phase = status.and_then(|status| status.phase).map(|Text(phase)| phase);
         let missed = |object: &ObjectMeta| -> Vec<(Arc<str>, Away)> {
             let pod = LivePod::new(object, phase.as_deref());
             let findings = audit(&pod, &self.sets, around, &self.registration, false);
